@@ -1,0 +1,350 @@
+"""Schema versions: which one a database has, creating it, refusing it, upgrading it.
+
+The migrations are the truth about the schema. A database that is missing or empty is created at head straight from
+the models, without paying for alembic's import; a test holds the two equal. No other function than `upgrade` and
+`downgrade` changes the schema of a database that holds something.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, exc, inspect, text
+
+import liteflow
+from liteflow.errors import (
+    DatabaseMissingError,
+    NotALiteflowDatabaseError,
+    SchemaOutdatedError,
+    SchemaTooNewError,
+    StorageError,
+)
+from liteflow.storage.engine import Database, storage_error
+from liteflow.storage.models import Base
+
+VERSION_TABLE = "liteflow_schema"
+"""Where alembic keeps the revision of the database."""
+
+HEAD = "0001"
+"""The revision that this liteflow reads and writes. A test compares it with the migrations."""
+
+_alembic_lock = threading.Lock()  # alembic's commands work through module globals
+
+
+def migrations_directory() -> Path:
+    """Beside the package in a wheel, at the top of a checkout; raises StorageError when it is at neither place."""
+    package = Path(liteflow.__file__).parent
+    for candidate in (package / "_migrations", package.parent / "migrations"):
+        if (candidate / "env.py").is_file():
+            return candidate
+    raise StorageError(
+        f"liteflow is installed without its migrations (looked beside {package})", path=str(package)
+    )
+
+
+def open_database(db_path: str | os.PathLike[str] | None = None, *, create: bool = False) -> Database:
+    """Open the database and check that this liteflow can use it.
+
+    With `create` a missing or empty one is created at head; without, a missing one raises DatabaseMissingError.
+    An older, a newer and a foreign one raise SchemaOutdatedError, SchemaTooNewError and NotALiteflowDatabaseError,
+    and are left as they are.
+    """
+    database = Database(db_path)
+    try:
+        if not Path(database.path).exists() and not create:
+            raise DatabaseMissingError(
+                f"{database.path}: no such database. A run creates it; or name another one with --db "
+                "(or $LITEFLOW_DB)",
+                path=database.path,
+            )
+        _refuse_foreign_file(database.path)
+        found = read_revision(database)
+        if found is None and create:
+            found = _create(database)
+        _check(database.path, found)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def read_revision(database: Database) -> str | None:
+    """The revision of the database; None if it is missing or holds no table. A foreign one raises."""
+    if not Path(database.path).exists():
+        return None
+    with database.read() as session:
+        return _revision(database.path, session.connection())
+
+
+def _revision(path: str, connection: Connection) -> str | None:
+    tables = set(connection.scalars(text("SELECT name FROM sqlite_master WHERE type = 'table'")))
+    if VERSION_TABLE in tables:
+        found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+        if found is not None:
+            return str(found)
+        tables.discard(VERSION_TABLE)
+    if tables - {"sqlite_sequence", "sqlite_stat1"}:
+        raise NotALiteflowDatabaseError(
+            f"{path}: an SQLite database, but not one of liteflow's (it holds {_some(tables)}). "
+            "Name another file with --db",
+            path=path,
+        )
+    return None
+
+
+def _some(names: set[str]) -> str:
+    first = sorted(names)[:3]
+    return ", ".join(first) + (", ..." if len(names) > len(first) else "")
+
+
+def _refuse_foreign_file(path: str) -> None:
+    """Say so when the file is no SQLite database, before SQLite makes anything of it.
+
+    It is read before this process has it open through SQLite: closing a plain descriptor later would drop the
+    locks that SQLite holds.
+    """
+    if path in _known_good:
+        return
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        raise NotALiteflowDatabaseError(f"{path}: a directory; name a file with --db", path=path) from None
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}; may you read it?", path=path) from error
+    if head and head != b"SQLite format 3\x00":
+        raise NotALiteflowDatabaseError(
+            f"{path}: not an SQLite database; name another file with --db", path=path
+        )
+    _known_good.add(path)
+
+
+_known_good: set[str] = set()
+
+
+def _create(database: Database) -> str | None:
+    """Create every table at head in one transaction; when another process was first, take what it made."""
+    parent = Path(database.path).parent
+    if not parent.is_dir():
+        raise StorageError(
+            f"{database.path}: the directory {parent} does not exist; create it first", path=database.path
+        )
+    with database.write(durable=True) as session:
+        connection = session.connection()
+        found = _revision(database.path, connection)
+        if found is None:
+            Base.metadata.create_all(connection, checkfirst=False)
+            _stamp(connection, HEAD)
+            found = HEAD
+    return found
+
+
+def _stamp(connection: Connection, revision: str) -> None:
+    # Word for word what alembic writes, so that a created and a migrated database are the same.
+    connection.execute(
+        text(
+            f"CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (\n\tversion_num VARCHAR(32) NOT NULL, \n\t"
+            f"CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY (version_num)\n)"
+        )
+    )
+    connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES (:revision)"), {"revision": revision})
+
+
+def _check(path: str, found: str | None) -> None:
+    if found == HEAD:
+        return
+    if found is None:
+        raise SchemaOutdatedError(
+            f"{path}: empty. Create its tables with: liteflow db upgrade --db {path}",
+            path=path,
+            found="",
+            needed=HEAD,
+        )
+    if found in known_revisions():
+        raise SchemaOutdatedError(
+            f"{path}: has schema {found}, this liteflow needs {HEAD}. Upgrade it (a backup is made) with: "
+            f"liteflow db upgrade --db {path}",
+            path=path,
+            found=found,
+            needed=HEAD,
+        )
+    raise SchemaTooNewError(
+        f"{path}: has schema {found}, which this liteflow ({HEAD}) does not know: a newer one wrote it. "
+        "Upgrade liteflow, or name another file with --db",
+        path=path,
+        found=found,
+        needed=HEAD,
+    )
+
+
+def known_revisions() -> list[str]:
+    """The revisions that this liteflow can come from, oldest first."""
+    return sorted(
+        file.name.split("_", 1)[0] for file in (migrations_directory() / "versions").glob("[0-9]*_*.py")
+    )
+
+
+@dataclass(frozen=True)
+class Change:
+    """What `upgrade` or `downgrade` did: revisions before and after (None: empty), and the backup's path."""
+
+    before: str | None
+    after: str | None
+    backup: str | None
+
+
+def upgrade(db_path: str | os.PathLike[str] | None = None, revision: str = "head") -> Change:
+    """Bring the database to `revision`; a missing one is created.
+
+    All or nothing, and safe when several processes do it at once. A database that holds something is backed up
+    first, beside itself. Raises as `open_database` does for newer and foreign ones.
+    """
+    target = HEAD if revision == "head" else revision
+    return _migrate(db_path, target, lambda command, config: command.upgrade(config, revision))
+
+
+def downgrade(db_path: str | os.PathLike[str] | None, revision: str) -> Change:
+    """Take the database back to `revision` (`base`: no tables at all), after a backup. All or nothing."""
+    target = None if revision == "base" else revision
+    return _migrate(db_path, target, lambda command, config: command.downgrade(config, revision))
+
+
+def _migrate(
+    db_path: str | os.PathLike[str] | None, target: str | None, run: Callable[[Any, Any], None]
+) -> Change:
+    database = Database(db_path)
+    try:
+        _refuse_foreign_file(database.path)
+        known = known_revisions()
+        before = read_revision(database)
+        if before is not None and before not in known:
+            _check(database.path, before)
+        if target is not None and target not in known:
+            raise StorageError(
+                f"no schema revision {target!r}; there are {', '.join(known)}", path=database.path
+            )
+        if before == target:
+            return Change(before, before, None)
+        if not Path(database.path).parent.is_dir():
+            raise StorageError(
+                f"{database.path}: its directory does not exist; create it first", path=database.path
+            )
+        backup = _backup(database.path, before) if before is not None else None
+        _run_alembic(database, run)
+        return Change(before, read_revision(database), backup)
+    finally:
+        database.close()
+
+
+def _run_alembic(database: Database, run: Callable[[Any, Any], None]) -> None:
+    from alembic import command
+
+    config = alembic_config()
+    try:
+        with _alembic_lock, database.engine.connect() as connection:
+            connection = connection.execution_options(liteflow_begin="BEGIN IMMEDIATE")
+            driver: Any = connection.connection.driver_connection
+            # Rebuilding a parent table with foreign keys on would delete its children's rows, and inside a
+            # transaction the pragma does nothing.
+            driver.execute("PRAGMA foreign_keys=OFF")
+            driver.execute("PRAGMA synchronous=FULL")
+            try:
+                with connection.begin():
+                    config.attributes["connection"] = connection
+                    run(command, config)
+                    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+                    if broken:
+                        raise StorageError(
+                            f"{database.path}: the migration would leave {len(broken)} rows without what they "
+                            "refer to; nothing was changed",
+                            path=database.path,
+                        )
+            finally:
+                driver.execute("PRAGMA synchronous=NORMAL")
+                driver.execute("PRAGMA foreign_keys=ON")
+    except exc.DBAPIError as error:
+        raise storage_error(database.path, error) from error
+
+
+def alembic_config() -> Any:
+    """alembic's `Config` for our migrations, built in code: an installed liteflow has no alembic.ini."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_directory()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _backup(path: str, revision: str) -> str:
+    """Copy the database beside itself with SQLite's own backup, which sees a consistent state."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+    target = f"{path}.{revision}.{stamp}.backup"
+    source = sqlite3.connect(path)
+    copy = sqlite3.connect(target)
+    try:
+        source.backup(copy)
+    except sqlite3.Error as error:
+        raise StorageError(
+            f"{target}: the backup failed ({error}); nothing was changed", path=path
+        ) from error
+    finally:
+        copy.close()
+        source.close()
+    return target
+
+
+def check(db_path: str | os.PathLike[str] | None = None) -> list[str]:
+    """What is wrong with a database at head, a line each: damage, dangling rows, a schema that is not the models'."""
+    database = open_database(db_path)
+    try:
+        with database.read() as session:
+            connection = session.connection()
+            found = [
+                f"integrity: {row[0]}"
+                for row in connection.exec_driver_sql("PRAGMA integrity_check")
+                if row[0] != "ok"
+            ]
+            found += [
+                f"foreign key: {row[0]} row {row[1]} refers to a missing row of {row[2]}"
+                for row in connection.exec_driver_sql("PRAGMA foreign_key_check")
+            ]
+            found += _differences(connection)
+        return found
+    finally:
+        database.close()
+
+
+def _differences(connection: Connection) -> list[str]:
+    inspector = inspect(connection)
+    there = set(inspector.get_table_names())
+    found = []
+    for table in Base.metadata.sorted_tables:
+        if table.name not in there:
+            found.append(f"schema: table {table.name} is missing")
+            continue
+        columns = {column["name"] for column in inspector.get_columns(table.name)}
+        indexes = {index["name"] for index in inspector.get_indexes(table.name)}
+        found += [
+            f"schema: column {table.name}.{c.name} is missing" for c in table.columns if c.name not in columns
+        ]
+        found += [f"schema: index {i.name} is missing" for i in table.indexes if i.name not in indexes]
+    return found
+
+
+def history() -> list[tuple[str, str]]:
+    """Every revision and its one-line reason, oldest first."""
+    from alembic.script import ScriptDirectory
+
+    with _alembic_lock:
+        scripts = ScriptDirectory.from_config(alembic_config())
+        return [(script.revision, script.doc) for script in reversed(list(scripts.walk_revisions()))]
