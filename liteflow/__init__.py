@@ -1,0 +1,78 @@
+"""liteflow: an embedded workflow orchestrator. A dag of Python functions, kept in one SQLite file.
+
+Names for writing dags are here at once; what runs them and reads their history is imported when it is first used,
+so that `import liteflow` costs neither SQLAlchemy nor alembic.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from liteflow.authoring import (
+    DAG,
+    Context,
+    Dag,
+    Task,
+    TriggerRule,
+    XComArg,
+    chain,
+    chain_linear,
+    cross_downstream,
+    dag,
+    get_current_context,
+    task,
+)
+from liteflow.errors import FailTask, LiteflowError, SkipTask
+from liteflow.states import EndReason, RunState, TaskInstanceState
+
+if TYPE_CHECKING:
+    from liteflow.execution.service import ExecutorService, RunHandle
+    from liteflow.storage.history import DagRun, read_session
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DAG",
+    "Context",
+    "Dag",
+    "DagRun",
+    "EndReason",
+    "ExecutorService",
+    "FailTask",
+    "LiteflowError",
+    "RunHandle",
+    "RunState",
+    "SkipTask",
+    "Task",
+    "TaskInstanceState",
+    "TriggerRule",
+    "XComArg",
+    "chain",
+    "chain_linear",
+    "cross_downstream",
+    "dag",
+    "get_current_context",
+    "read_session",
+    "task",
+]
+
+_LATER = {
+    "DagRun": "liteflow.storage.history",
+    "ExecutorService": "liteflow.execution.service",
+    "RunHandle": "liteflow.execution.service",
+    "read_session": "liteflow.storage.history",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

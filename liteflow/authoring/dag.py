@@ -1,0 +1,446 @@
+"""The dag: tasks and their edges as they are written, checked while they are built."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, NoReturn, overload
+
+from liteflow.authoring.dagfile import refuse_while_loading
+from liteflow.authoring.ids import check_name, did_you_mean
+from liteflow.authoring.options import (
+    INERT_DAG_OPTIONS,
+    MISSING_DAG_OPTIONS,
+    TaskOptions,
+    check_default_args,
+    dag_count,
+    task_options,
+    unknown_option,
+)
+from liteflow.authoring.places import Place, caller
+from liteflow.authoring.task import Task
+from liteflow.authoring.xcomarg import DagParam
+from liteflow.errors import (
+    DagCycleError,
+    DagError,
+    DuplicateTaskIdError,
+    InvalidOptionError,
+    MetadataOnlyError,
+    NotFoundError,
+    ParamError,
+)
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+    from datetime import datetime
+
+    from liteflow.storage.history import DagRun
+
+_stack = threading.local()
+_collector: list[list[Dag]] = []
+
+_DAG_OPTIONS = (
+    "db_path description params default_args durability max_active_tasks fail_fast tags".split()
+)
+
+
+def current_dag() -> Dag | None:
+    """The dag whose `with` block is open here, the innermost one; None outside."""
+    dags: list[Dag] = getattr(_stack, "dags", [])
+    return dags[-1] if dags else None
+
+
+@contextmanager
+def collect_dags() -> Iterator[list[Dag]]:
+    """Every dag that is made inside the block, in order: how a file's dags are found, assigned to a name or not."""
+    found: list[Dag] = []
+    _collector.append(found)
+    try:
+        yield found
+    finally:
+        _collector.remove(found)
+
+
+class Dag:
+    """A dag: an id, tasks, edges.
+
+        with Dag("etl", db_path="etl.db") as dag:
+            load(extract("2026-01-01"))
+
+    `dag_id`: 1 to 250 letters, digits, `_`, `.`, `-`. `db_path`: the database of its runs, a path or an SQLAlchemy
+    URL of SQLite; default `$LITEFLOW_DB`, else `liteflow.db`. `params`: names and defaults; what a run gives is laid
+    over them, and no other names are allowed. `default_args`: task options for every task. `durability`: `"normal"`
+    (a power cut in mid-run can cost repeated tasks) or `"full"` (every commit is on the disk before anything
+    follows from it). `max_active_tasks`: how many tasks of one run may run at once. `fail_fast`: the first failure
+    ends the run. `tags`: text to find it by. `schedule` is accepted and inert: liteflow has no scheduler, and says
+    so once. A mistake raises DagError with the file and line.
+    """
+
+    def __init__(
+        self,
+        dag_id: str,
+        *,
+        db_path: str | os.PathLike[str] | None = None,
+        description: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        default_args: Mapping[str, Any] | None = None,
+        durability: str = "normal",
+        max_active_tasks: int | None = None,
+        fail_fast: bool = False,
+        tags: Iterable[str] = (),
+        **options: Any,
+    ) -> None:
+        self.place = caller()
+        """Where the dag is made."""
+        self.dag_id = check_name("dag id", dag_id)
+        self.db_path = db_path
+        self.description = description
+        self.params: dict[str, Any] = _checked_params(params or {}, self.place)
+        self.default_args = check_default_args(default_args or {}, self.place)
+        self.default_options: TaskOptions = task_options(self.default_args, self.place)
+        if durability not in ("normal", "full"):
+            raise InvalidOptionError(
+                f'{self.place}: option durability={durability!r} must be "normal" or "full"', option="durability"
+            )
+        self.durability = durability
+        self.max_active_tasks = dag_count("max_active_tasks", max_active_tasks, self.place)
+        self.fail_fast = bool(fail_fast)
+        if isinstance(tags, str):
+            raise InvalidOptionError(f"{self.place}: option tags must be a list of text, not text", option="tags")
+        self.tags = tuple(dict.fromkeys(str(tag) for tag in tags))
+        for name in options:
+            if name not in INERT_DAG_OPTIONS:
+                raise unknown_option("a dag", name, self.place, _DAG_OPTIONS, MISSING_DAG_OPTIONS)
+        if options.get("schedule") is not None:
+            _say_that_schedule_is_inert(self.place)
+        self.task_dict: dict[str, Task] = {}
+        """Task ids to tasks, in the order in which they were made."""
+        self.is_metadata_only = False
+        """Whether it comes from `Dag.load()` and has no code."""
+        self._edges: dict[tuple[str, str], Place] = {}
+        self._suffixes: dict[str, int] = {}
+        self._order: list[Task] | None = None
+        for found in _collector:
+            found.append(self)
+
+    # Building
+
+    def __enter__(self) -> Dag:
+        if not hasattr(_stack, "dags"):
+            _stack.dags = []
+        _stack.dags.append(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        _stack.dags.pop()
+        if kind is None:
+            self.validate()
+
+    def param(self, name: str) -> DagParam:
+        """The param `name` as an argument for a task: the task gets its value in the run."""
+        if name not in self.params:
+            raise ParamError(
+                f"{caller()}: dag {self.dag_id!r} has no param {name!r}{did_you_mean(name, self.params)}", param=name
+            )
+        return DagParam(name)
+
+    def free_task_id(
+        self, given: str | None, name: str, function: Callable[..., Any] | None, place: Place
+    ) -> str:
+        """The id of a new task: `given` or made from the function's name; a repeat gets `__1`, `__2`, as in Airflow.
+
+        An id that was given and that another function has already raises DuplicateTaskIdError.
+        """
+        if given is None:
+            given_id = "lambda" if name == "<lambda>" else name
+            wanted = check_name("task id", given_id)
+        else:
+            wanted = check_name("task id", given)
+        if wanted not in self.task_dict:
+            return wanted
+        first = self.task_dict[wanted]
+        if given is not None and first.function is not function:
+            raise DuplicateTaskIdError(
+                f"{place}: task id {wanted!r} is taken by the task made at {first.place}; choose another task_id",
+                task_id=wanted,
+            )
+        number = self._suffixes.get(wanted, 0) + 1
+        while f"{wanted}__{number}" in self.task_dict:
+            number += 1
+        self._suffixes[wanted] = number
+        return check_name("task id", f"{wanted}__{number}")
+
+    def add_task(self, task: Task) -> None:
+        """Put a task into the dag. Raises DuplicateTaskIdError if the id is taken, with both places."""
+        first = self.task_dict.get(task.task_id)
+        if first is not None:
+            raise DuplicateTaskIdError(
+                f"{task.place}: task id {task.task_id!r} is taken by the task made at {first.place}; "
+                "choose another task_id",
+                task_id=task.task_id,
+            )
+        self.task_dict[task.task_id] = task
+        self._order = None
+
+    def set_dependency(self, upstream: Task, downstream: Task, place: Place | None = None) -> None:
+        """Make `downstream` run after `upstream`. Twice is the same as once."""
+        if upstream.dag is not self or downstream.dag is not self:
+            other = upstream.dag if upstream.dag is not self else downstream.dag
+            raise DagError(
+                f"{place or caller()}: an edge from {upstream.task_id!r} to {downstream.task_id!r} would join dags "
+                f"{self.dag_id!r} and {other.dag_id!r}; edges stay in their dag"
+            )
+        place = place or caller()
+        if upstream is downstream:
+            raise DagCycleError(
+                f"{place}: dag {self.dag_id!r}: task {upstream.task_id!r} is made to run after itself "
+                f"({upstream.task_id} -> {upstream.task_id})",
+                cycle=(upstream.task_id, upstream.task_id),
+            )
+        self._edges.setdefault((upstream.task_id, downstream.task_id), place)
+        downstream.upstream_task_ids[upstream.task_id] = None
+        self._order = None
+
+    def validate(self) -> None:
+        """Raise DagCycleError if a task is downstream of itself, and DagError where `fail_fast` meets another rule."""
+        self.topological_sort()
+        if self.fail_fast:
+            for task in self.tasks:
+                if task.options.trigger_rule.value != "all_success":
+                    raise DagError(
+                        f"{task.place}: task {task.task_id!r} has trigger rule {task.options.trigger_rule.value}; "
+                        "in a dag with fail_fast every task must have all_success"
+                    )
+
+    # Looking
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All tasks, in the order in which they were made."""
+        return list(self.task_dict.values())
+
+    @property
+    def task_ids(self) -> list[str]:
+        """All task ids, in the order in which they were made."""
+        return list(self.task_dict)
+
+    @property
+    def roots(self) -> list[Task]:
+        """Tasks with nothing upstream."""
+        return [task for task in self.tasks if not task.upstream_task_ids]
+
+    @property
+    def leaves(self) -> list[Task]:
+        """Tasks with nothing downstream."""
+        inner = {upstream for upstream, _ in self._edges}
+        return [task for task in self.tasks if task.task_id not in inner]
+
+    def has_task(self, task_id: str) -> bool:
+        """Whether there is a task of this id."""
+        return task_id in self.task_dict
+
+    def get_task(self, task_id: str) -> Task:
+        """The task of this id. Raises NotFoundError with the nearest id."""
+        if task_id not in self.task_dict:
+            raise NotFoundError(
+                f"dag {self.dag_id!r} has no task {task_id!r}{did_you_mean(task_id, self.task_dict)}",
+                identifier=task_id,
+            )
+        return self.task_dict[task_id]
+
+    def topological_sort(self) -> list[Task]:
+        """All tasks, each after everything upstream of it; among equals in the order in which they were made."""
+        if self._order is None:
+            self._order = self._sorted()
+        return list(self._order)
+
+    def _sorted(self) -> list[Task]:
+        downstream: dict[str, list[str]] = {task_id: [] for task_id in self.task_dict}
+        for upstream_id, downstream_id in self._edges:
+            downstream[upstream_id].append(downstream_id)
+        waiting = {task.task_id: len(task.upstream_task_ids) for task in self.tasks}
+        order = [task for task in self.tasks if not task.upstream_task_ids]
+        for task in order:  # grows while it is walked
+            for task_id in downstream[task.task_id]:
+                waiting[task_id] -= 1
+                if waiting[task_id] == 0:
+                    order.append(self.task_dict[task_id])
+        if len(order) < len(self.task_dict):
+            self._raise_cycle({task_id for task_id, count in waiting.items() if count})
+        return order
+
+    def _raise_cycle(self, stuck: set[str]) -> NoReturn:
+        """Name one cycle among the tasks that no order reaches, with the place of each of its edges."""
+        path: list[str] = []
+        here = min(stuck, key=list(self.task_dict).index)
+        while here not in path:  # every stuck task has a stuck upstream: walking up must come round
+            path.append(here)
+            here = next(up for up in self.task_dict[here].upstream_task_ids if up in stuck)
+        cycle = [here, *reversed(path[path.index(here) :])]
+        places = [f"{a} -> {b} at {self._edges[a, b]}" for a, b in zip(cycle, cycle[1:], strict=False)]
+        raise DagCycleError(
+            f"{self._edges[cycle[-2], cycle[-1]]}: dag {self.dag_id!r}: task {here!r} is downstream of itself "
+            f"({' -> '.join(cycle)}). Remove one of these edges: {'; '.join(places)}",
+            cycle=tuple(cycle),
+        )
+
+    def structure_digest(self) -> str:
+        """SHA-256 over task ids, edges and trigger rules: two dags with the same one can drive each other's runs."""
+        digest = hashlib.sha256()
+        for task_id in sorted(self.task_dict):
+            task = self.task_dict[task_id]
+            line = "\t".join([task_id, task.options.trigger_rule.value, *sorted(task.upstream_task_ids)])
+            digest.update(line.encode() + b"\n")
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<Dag {self.dag_id}>"
+
+    # Running and history: the doors to the rooms below, which are imported when they are opened.
+
+    def run(
+        self,
+        params: Mapping[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+        logical_date: datetime | None = None,
+        max_workers: int | None = None,
+        executor: Executor | None = None,
+        progress: bool | None = None,
+    ) -> DagRun:
+        """Run the dag once and return the finished run, whichever way it ended.
+
+        `params` are laid over the dag's. `run_id` (default: made from the time) makes the call idempotent: a run of
+        that id that is finished is returned as it is, one that lives in another process is waited for, and other
+        params, another logical date or another structure raise RunConflictError. `logical_date` (aware; default now)
+        is the date that the run is for. `max_workers` is the number of slots, default the usable CPUs. `executor`, any
+        `concurrent.futures.Executor`, takes the place of the slots. `progress`: None shows a live display if
+        standard error is a terminal and plain lines if not; False shows nothing; True always plain lines.
+
+        Creates the database if it is missing. Ctrl-C cancels the run and raises KeyboardInterrupt.
+        """
+        self._refuse_metadata_only("run")
+        refuse_while_loading("dag.run()")
+        from liteflow.execution.running import run_dag
+
+        return run_dag(
+            self,
+            params,
+            run_id=run_id,
+            logical_date=logical_date,
+            max_workers=max_workers,
+            executor=executor,
+            progress=progress,
+        )
+
+    @classmethod
+    def load(cls, dag_id: str, db_path: str | os.PathLike[str] | None = None) -> Dag:
+        """A dag from the database: its metadata and history, no tasks. `run()` on it raises MetadataOnlyError."""
+        from liteflow.storage.history import open_history
+
+        facts = open_history(db_path).dag(dag_id)
+        dag = cls(
+            facts.dag_id, db_path=db_path, description=facts.description, tags=facts.tags, params=facts.params
+        )
+        dag.is_metadata_only = True
+        dag.place = Place(facts.file or "<unknown>", 0)
+        return dag
+
+    def runs(self, state: str | None = None, limit: int | None = None) -> list[DagRun]:
+        """The dag's runs in its database, newest first; only those in `state`, at most `limit`."""
+        from liteflow.storage.history import open_history
+
+        return open_history(self.db_path).runs(dag_id=self.dag_id, state=state, limit=limit)
+
+    def latest_run(self) -> DagRun | None:
+        """The newest run, or None."""
+        return next(iter(self.runs(limit=1)), None)
+
+    def _refuse_metadata_only(self, what: str) -> None:
+        if self.is_metadata_only:
+            raise MetadataOnlyError(
+                f"dag {self.dag_id!r} was loaded from the database, which holds no code: to {what} it, run the script "
+                f"that defines it ({self.place.file})"
+            )
+
+
+DAG = Dag
+
+
+def _checked_params(params: Mapping[str, Any], where: Place) -> dict[str, Any]:
+    if not isinstance(params, Mapping):
+        raise ParamError(f"{where}: params must be a dict of names and defaults", param="")
+    for name in params:
+        if not isinstance(name, str) or not name:
+            raise ParamError(f"{where}: the name of a param must be text, not {name!r}", param=str(name))
+    return dict(params)
+
+
+_schedule_was_named = False
+
+
+def _say_that_schedule_is_inert(place: Place) -> None:
+    global _schedule_was_named
+    if not _schedule_was_named:
+        _schedule_was_named = True
+        warnings.warn(
+            f"{place}: schedule= does nothing in liteflow, which has no scheduler; start runs from cron or a timer",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+class DagFactory:
+    """What `@dag` makes of a function: a call builds the dag. The function's parameters are the dag's params."""
+
+    def __init__(self, function: Callable[..., Any], dag_id: str | None, options: Mapping[str, Any]) -> None:
+        self.function = function
+        self.dag_id = dag_id or function.__name__
+        self.options = dict(options)
+        self.place = caller()
+        update_wrapper(self, function)
+        check_name("dag id", self.dag_id)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Dag:
+        signature = inspect.signature(self.function)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise DagError(f"{caller()}: {self.dag_id}(): {error}") from None
+        bound.apply_defaults()
+        params = {**(self.options.get("params") or {}), **bound.arguments}
+        options = {"description": inspect.getdoc(self.function), **self.options, "params": params}
+        dag = Dag(self.dag_id, **options)
+        with dag:
+            for name in bound.arguments:
+                bound.arguments[name] = dag.param(name)
+            self.function(*bound.args, **bound.kwargs)
+        return dag
+
+
+@overload
+def dag(dag_id_or_function: Callable[..., Any], /) -> DagFactory: ...
+@overload
+def dag(
+    dag_id_or_function: str | None = None, /, **options: Any
+) -> Callable[[Callable[..., Any]], DagFactory]: ...
+def dag(
+    dag_id_or_function: str | Callable[..., Any] | None = None, /, **options: Any
+) -> DagFactory | Callable[[Callable[..., Any]], DagFactory]:
+    """`@dag` or `@dag("etl", ...)`: a function that builds a dag when it is called; options are those of `Dag`.
+
+    Its parameters become params of the dag, and inside it they stand for the values of the run. The id is the
+    function's name unless it is given, the description its docstring.
+    """
+    if callable(dag_id_or_function):
+        return DagFactory(dag_id_or_function, None, options)
+    dag_id = options.pop("dag_id", dag_id_or_function)
+    return lambda function: DagFactory(function, dag_id, options)
+
+

@@ -1,0 +1,163 @@
+"""Python files that hold dags: one name, one digest and one module object for each, in every process.
+
+A script that is run has its functions and classes in `__main__`, which means something else in every other process.
+So a worker, and `liteflow run FILE`, load such a file as a module whose name follows from its path, and what is
+stored or sent names the file, never `__main__`.
+
+While a file is loaded here, runs must not start in it: that is what the `__main__` guard is for. `refuse_while_loading`
+is what `run()` and its like call first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from liteflow.authoring.places import caller
+from liteflow.errors import DagFileError, MissingMainGuard
+
+_PREFIX = "liteflow_dagfile_"
+_loading = threading.local()
+_digests: dict[str, str] = {}
+_load_lock = threading.RLock()
+
+
+def module_name_of(path: str) -> str:
+    """The name under which the file is a module here: the same in every process."""
+    stem = "".join(c if c.isalnum() else "_" for c in os.path.splitext(os.path.basename(path))[0])
+    return f"{_PREFIX}{stem}_{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def digest_of(path: str) -> str:
+    """SHA-256 of the file as it was when it was first asked for in this process, before anything ran from it."""
+    if path not in _digests:
+        _digests[path] = _read_digest(path)
+    return _digests[path]
+
+
+def _read_digest(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+    except OSError as error:
+        raise DagFileError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def file_of_module(name: str) -> str | None:
+    """The file of a module that other processes cannot import by its name; None for one that they can.
+
+    That is `__main__` when it is a script, and a file that was loaded by its path. Raises LookupError for a module
+    that no other process can load: `__main__` of a prompt, a notebook or standard input.
+    """
+    module = sys.modules.get(name)
+    if name == "__main__" or name == "__mp_main__":
+        spec = getattr(module, "__spec__", None)
+        if spec is not None and spec.name not in ("__main__", "__mp_main__"):
+            return None
+        path = getattr(module, "__file__", None)
+        if path is None or not os.path.isfile(path):
+            raise LookupError(name)
+        return os.path.abspath(path)
+    if module is None:
+        raise LookupError(name)
+    if name.startswith(_PREFIX):
+        return os.path.abspath(str(module.__file__))
+    spec = getattr(module, "__spec__", None)
+    if spec is None or _is_importable(name, spec):
+        return None
+    return os.path.abspath(spec.origin) if spec.origin and os.path.isfile(spec.origin) else None
+
+
+def _is_importable(name: str, spec: Any) -> bool:
+    """Whether `import name` gives this module in a process with the same `sys.path`."""
+    if "." in name or spec.origin is None or spec.origin in ("built-in", "frozen"):
+        return True
+    try:
+        found = importlib.machinery.PathFinder.find_spec(name)
+    except (ImportError, ValueError):
+        return True
+    return found is not None and found.origin == spec.origin
+
+
+def importable_name(name: str) -> str:
+    """The name by which other processes import the module `name`: `python -m pkg.mod` runs it as `__main__`."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return spec.name if name in ("__main__", "__mp_main__") and spec is not None else name
+
+
+def load_file(path: str, digest: str | None = None) -> ModuleType:
+    """The module of a dag file; loads it on the first call. Where it is this process's script, that is `__main__`.
+
+    With `digest`, a file that has changed since raises DagFileError instead of giving another code than was asked for.
+    An error of the file's own code comes out as it is.
+    """
+    path = os.path.abspath(path)
+    main = sys.modules.get("__main__")
+    if main is not None and getattr(main, "__spec__", None) is None and is_same_file(main, path):
+        return main
+    name = module_name_of(path)
+    with _load_lock:
+        module = sys.modules.get(name)
+        if module is None:
+            module = _load(path, name)
+        if digest is not None and digest_of(path) != digest:
+            raise DagFileError(f"{path}: has changed since the run began; start the run again")
+        return module
+
+
+def is_same_file(module: ModuleType, path: str) -> bool:
+    """Whether the module was made from the file at `path`."""
+    file = getattr(module, "__file__", None)
+    return file is not None and os.path.abspath(file) == path
+
+
+def _load(path: str, name: str) -> ModuleType:
+    if not os.path.isfile(path):
+        raise DagFileError(f"{path}: no such file")
+    digest_of(path)
+    loader = importlib.machinery.SourceFileLoader(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with loading():
+            # Compiled from what is on the disk now: a stale .pyc of the same second would be another function.
+            exec(compile(loader.get_data(path), path, "exec", dont_inherit=True), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """A stretch in which dag files are only being imported, in this thread."""
+    _loading.depth = getattr(_loading, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _loading.depth -= 1
+
+
+def refuse_while_loading(what: str) -> None:
+    """Raise MissingMainGuard when `what` (a call, for the message) happens while a dag file is only imported."""
+    if getattr(_loading, "depth", 0):
+        place = caller()
+        raise MissingMainGuard(
+            f"{place}: {what} runs whenever this file is imported, and the workers import it to find the tasks. "
+            "Put the call under a guard:\n"
+            '    if __name__ == "__main__":\n'
+            f"        {what}",
+            file=place.file,
+            line=place.line,
+        )

@@ -1,0 +1,39 @@
+"""What ids may look like."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from collections.abc import Iterable
+
+from liteflow.authoring.places import caller
+from liteflow.errors import InvalidIdError
+
+MAX_LENGTH = 250
+
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,250}", re.ASCII)
+_RUN_ID = re.compile(r"[A-Za-z0-9_.~:+\-]{1,250}", re.ASCII)
+
+
+def check_name(kind: str, value: object) -> str:
+    """`value` if it is a good dag id or task id; otherwise InvalidIdError."""
+    return _check(kind, value, _NAME, "letters, digits, '_', '.' and '-'")
+
+
+def check_run_id(value: object) -> str:
+    """`value` if it is a good run id; otherwise InvalidIdError."""
+    return _check("run id", value, _RUN_ID, "letters, digits and any of '_.~:+-'")
+
+
+def _check(kind: str, value: object, pattern: re.Pattern[str], allowed: str) -> str:
+    if isinstance(value, str) and pattern.fullmatch(value):
+        return value
+    shown = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
+    raise InvalidIdError(f"{caller()}: {shown} is no {kind}: use 1 to {MAX_LENGTH} {allowed}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """" (did you mean 'x'?)" with the nearest known word, or nothing when none is near."""
+    words = list(known)
+    near = get_close_matches(word, words, n=1, cutoff=0.6) or [one for one in words if word and one.startswith(word)]
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,402 @@
+"""XCom values as bytes, and back.
+
+Three encodings. `json`: plain JSON, in which what JSON does not have is written as an object with the one key `$`
+and a tag. `bytes`: a bytes object as it is. `pickle`: protocol 5, for everything else. Only exact types are written
+as JSON, so that what comes back has the type that went in.
+
+Classes and functions of a dag file are named by the file, never by `__main__`, so that any process can find them.
+This module must not import SQLAlchemy: workers use it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import os
+import pickle
+import sys
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from enum import Enum
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from liteflow.authoring.dagfile import file_of_module, importable_name, load_file
+from liteflow.errors import XComDecodeError, XComEncodeError
+
+JSON = "json"
+BYTES = "bytes"
+PICKLE = "pickle"
+
+LARGEST_JSON_BYTES = 64 * 1024
+"""A bytes object inside a container that is longer than this makes the whole value a pickle: base64 is a third more."""
+
+
+class Encoded(NamedTuple):
+    """A value as it is stored and sent."""
+
+    encoding: str
+    data: bytes
+
+
+NONE = Encoded(JSON, b"null")
+
+
+def encode(value: Any) -> Encoded:
+    """The value as bytes. Raises XComEncodeError, which names the type, when nothing can hold it."""
+    kind = type(value)
+    if value is None:
+        return NONE
+    if kind is bytes:
+        return Encoded(BYTES, value)
+    try:
+        # _plain raises for what JSON has no tag for; recursion and huge numbers are pickle's business too.
+        return Encoded(JSON, _dumps(_plain(value)).encode("ascii"))
+    except (_NotPlain, RecursionError, ValueError):
+        return Encoded(PICKLE, _pickle(value))
+
+
+def encode_json(value: Any) -> str:
+    """The value as typed JSON. Raises XComEncodeError for what only pickle could hold."""
+    try:
+        return _dumps(_plain(value))
+    except (_NotPlain, RecursionError, ValueError) as error:
+        raise XComEncodeError(f"a value of type {type(value).__name__} cannot be written as JSON: {error}") from None
+
+
+def decode(encoding: str, data: bytes) -> Any:
+    """The value again. May import modules and, for a pickle, runs what it says: only for databases that you trust.
+
+    Raises XComDecodeError, which names the class and the file that are missing.
+    """
+    try:
+        if encoding == JSON:
+            return _rich(json.loads(data))
+        if encoding == BYTES:
+            return bytes(data)
+        if encoding == PICKLE:
+            return pickle.loads(data)
+    except Exception as error:
+        raise XComDecodeError(
+            f"a stored value ({encoding}, {size_text(len(data))}) cannot be read here: {_why(error)}. "
+            "raw=True gives its bytes"
+        ) from error
+    raise XComDecodeError(f"a stored value has the encoding {encoding!r}, which this liteflow does not know")
+
+
+def preview(encoding: str, data: bytes, *, length: int = 2000) -> str:
+    """The value as text for people, cut to `length` characters. Never unpickles and never imports anything."""
+    if encoding != JSON:
+        return f"<{encoding}, {size_text(len(data))}>"
+    text = data[: length * 4].decode("utf-8", "replace")
+    return text if len(data) <= length else f"{text[:length]}... <{size_text(len(data))}>"
+
+
+def size_text(size_bytes: int) -> str:
+    """A size for people: `17 B`, `1.2 MB`."""
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _why(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+# Typed JSON
+
+
+class _NotPlain(Exception):
+    """A value that JSON is not used for."""
+
+
+_TAG = "$"
+_BARE = frozenset({str, int, bool, type(None)})
+
+
+def _dumps(plain: Any) -> str:
+    return json.dumps(plain, ensure_ascii=True, allow_nan=False, separators=(",", ":"), check_circular=False)
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    if kind in _BARE:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else {_TAG: "float", "v": repr(value)}
+    if kind is list:
+        # Most lists hold bare values or only floats: then nothing needs a look of its own.
+        if _BARE.issuperset(map(type, value)) or _are_finite_floats(value):
+            return value
+        return [_plain(one) for one in value]
+    if kind is dict:
+        if all(type(key) is str for key in value) and _TAG not in value:
+            return {key: _plain(one) for key, one in value.items()}
+        return {_TAG: "dict", "v": [[_plain(key), _plain(one)] for key, one in value.items()]}
+    tagger = _TAGGERS.get(kind)
+    if tagger is not None:
+        return {_TAG: kind.__name__, "v": tagger(value)}
+    tagger = _late_tagger(kind)
+    if tagger is not None:
+        return {_TAG: kind.__name__, "v": tagger(value)}
+    if isinstance(value, Enum):
+        return _plain_enum(value, kind)
+    if dataclasses.is_dataclass(value):
+        return _plain_dataclass(value, kind)
+    raise _NotPlain(f"no tag for {kind.__name__}")
+
+
+def _are_finite_floats(values: list[Any]) -> bool:
+    return set(map(type, values)) == {float} and all(map(math.isfinite, values))
+
+
+def _plain_bytes(value: bytes) -> str:
+    if len(value) > LARGEST_JSON_BYTES:
+        raise _NotPlain("long bytes")
+    return b64encode(value).decode("ascii")
+
+
+def _plain_items(value: Any) -> list[Any]:
+    return [_plain(one) for one in value]
+
+
+_TAGGERS: dict[type, Callable[[Any], Any]] = {
+    tuple: _plain_items,
+    set: _plain_items,
+    frozenset: _plain_items,
+    bytes: _plain_bytes,
+}
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "float": float,
+    "dict": lambda pairs: {_rich(key): _rich(one) for key, one in pairs},
+    "tuple": lambda items: tuple(map(_rich, items)),
+    "set": lambda items: set(map(_rich, items)),
+    "frozenset": lambda items: frozenset(map(_rich, items)),
+    "bytes": b64decode,
+    "dataclass": lambda found: _rich_dataclass(found),
+    "enum": lambda found: _rich_enum(found),
+}
+
+
+def _late_tagger(kind: type) -> Callable[[Any], Any] | None:
+    """Taggers of types whose modules are imported only when a value of theirs turns up."""
+    if kind.__module__ in ("datetime", "decimal", "uuid", "pathlib", "pathlib._local"):
+        _register_late_types()
+        return _TAGGERS.get(kind)
+    return None
+
+
+def _register_late_types() -> None:
+    from datetime import date, datetime, time, timedelta
+    from decimal import Decimal
+    from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
+    from uuid import UUID
+
+    def plain_moment(value: datetime | time) -> str:
+        # isoformat keeps an offset but neither a zone's name nor its rules, nor fold.
+        text = value.isoformat()
+        again = type(value).fromisoformat(text)
+        if value.fold or again != value or type(again.tzinfo) is not type(value.tzinfo):
+            raise _NotPlain("a time with a zone of its own")
+        return text
+
+    _TAGGERS.update(
+        {
+            datetime: plain_moment,
+            time: plain_moment,
+            date: date.isoformat,
+            timedelta: lambda value: [value.days, value.seconds, value.microseconds],
+            Decimal: str,
+            UUID: str,
+            PosixPath: str,
+            WindowsPath: str,
+            PurePosixPath: str,
+            PureWindowsPath: str,
+        }
+    )
+    _READERS.update(
+        {
+            "datetime": datetime.fromisoformat,
+            "time": time.fromisoformat,
+            "date": date.fromisoformat,
+            "timedelta": lambda parts: timedelta(*parts),
+            "Decimal": Decimal,
+            "UUID": UUID,
+            "PosixPath": PosixPath,
+            "WindowsPath": WindowsPath,
+            "PurePosixPath": PurePosixPath,
+            "PureWindowsPath": PureWindowsPath,
+        }
+    )
+
+
+def _plain_enum(value: Enum, kind: type[Enum]) -> Any:
+    if kind.__members__.get(value.name) is not value:
+        raise _NotPlain("a combination of flags")
+    return {_TAG: "enum", "v": [_class_path(kind), value.name]}
+
+
+def _plain_dataclass(value: Any, kind: type) -> Any:
+    fields = dataclasses.fields(value)
+    if not all(field.init for field in fields) or len(getattr(value, "__dict__", ())) > len(fields):
+        raise _NotPlain("a dataclass that its fields do not make")
+    plain = {field.name: _plain(getattr(value, field.name)) for field in fields}
+    found = {_TAG: "dataclass", "v": [_class_path(kind), plain]}
+    try:
+        again = _rich(json.loads(_dumps(found)))
+    except Exception as error:  # its own __init__ and __post_init__ run here
+        raise _NotPlain("a dataclass that does not come back") from error
+    if again != value:
+        raise _NotPlain("a dataclass that comes back as another")
+    return found
+
+
+def _class_path(kind: type) -> list[str | None]:
+    """Module, file (None when the module can be imported) and qualified name, once they are seen to lead back."""
+    try:
+        reference = reference_of(kind)
+    except LookupError as error:
+        raise _NotPlain("a class that no other process can find") from error
+    return list(reference)
+
+
+def _rich(plain: Any) -> Any:
+    kind = type(plain)
+    if kind is list:
+        return plain if _BARE.issuperset(map(type, plain)) else [_rich(one) for one in plain]
+    if kind is dict:
+        tag = plain.get(_TAG)
+        if tag is None:
+            return {key: _rich(one) for key, one in plain.items()}
+        if tag not in _READERS:
+            _register_late_types()
+        if tag not in _READERS:
+            raise XComDecodeError(f"it holds the tag {tag!r}, which this liteflow does not know")
+        return _READERS[tag](plain["v"])
+    return plain
+
+
+def _rich_dataclass(found: Any) -> Any:
+    path, fields = found
+    kind = find(*path)
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise XComDecodeError(f"{path[2]} of {path[1] or path[0]} is no dataclass any more")
+    return kind(**{name: _rich(one) for name, one in fields.items()})
+
+
+def _rich_enum(found: Any) -> Any:
+    path, name = found
+    kind = find(*path)
+    if not (isinstance(kind, type) and issubclass(kind, Enum)):
+        raise XComDecodeError(f"{path[2]} of {path[1] or path[0]} is no enum any more")
+    return kind[name]
+
+
+# Finding classes and functions again
+
+
+class Reference(NamedTuple):
+    """Where a class or function is found: in a module that can be imported, or (`file`) in a dag file."""
+
+    module: str
+    file: str | None
+    qualname: str
+
+
+def reference_of(thing: Any) -> Reference:
+    """Where other processes find `thing`. Raises LookupError when they would not find just this one."""
+    module = getattr(thing, "__module__", None)
+    qualname = getattr(thing, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(qualname, str) or "<" in qualname:
+        raise LookupError(qualname)
+    file = file_of_module(module)
+    found = _attribute(sys.modules[module], qualname)
+    if found is not thing and getattr(found, "function", None) is not thing:
+        raise LookupError(qualname)
+    # A file's module has its name from its path, here and everywhere.
+    return Reference(os.path.basename(file) if file else importable_name(module), file, qualname)
+
+
+def find(module: str, file: str | None, qualname: str) -> Any:
+    """What `reference_of` named; a decorated task function as the plain one. Imports the module or loads the file."""
+    found = _attribute(_module(module, file), qualname)
+    if type(found).__module__ == "liteflow.authoring.task" and hasattr(found, "function"):
+        return found.function
+    return found
+
+
+def _module(module: str, file: str | None) -> ModuleType:
+    if file is not None:
+        return load_file(file)
+    if module not in sys.modules:
+        __import__(module)
+    return sys.modules[module]
+
+
+def _attribute(thing: Any, qualname: str) -> Any:
+    try:
+        for name in qualname.split("."):
+            thing = getattr(thing, name)
+    except AttributeError as error:
+        raise LookupError(str(error)) from None
+    return thing
+
+
+# Pickle
+
+
+class FilePickler(pickle.Pickler):
+    """Pickles classes and functions of a dag file by their file; everything else as pickle does."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = reduce_by_file(obj)
+        return NotImplemented if reduced is None else reduced
+
+
+def reduce_by_file(obj: Any) -> Any:
+    """How a class or function is pickled when its module's name means nothing elsewhere; None to leave it to pickle.
+
+    Also a decorated task function, which plain pickle refuses, since its name leads to the decorated one.
+    """
+    if not isinstance(obj, type | FunctionType):
+        return None
+    module = getattr(obj, "__module__", None)
+    if not isinstance(module, str) or module == "builtins":
+        return None
+    try:
+        reference = reference_of(obj)
+    except LookupError:
+        return None
+    if reference.file is None and _attribute(sys.modules[module], obj.__qualname__) is obj:
+        return None
+    return find, tuple(reference)
+
+
+def _pickle(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        FilePickler(buffer, protocol=5).dump(value)
+    except Exception as error:  # whatever the __reduce__ of a stranger's class raises
+        raise XComEncodeError(
+            f"a value of type {_type_name(value)} cannot be stored: {_why(error)}. "
+            "Return plain data, or a path to what you wrote"
+        ) from error
+    data = buffer.getvalue()
+    try:
+        pickle.loads(data)
+    except Exception as error:
+        raise XComEncodeError(
+            f"a value of type {_type_name(value)} can be written and not read again: {_why(error)}. "
+            "Return plain data, or give the class a __reduce__ that works"
+        ) from error
+    return data
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
