@@ -1,0 +1,131 @@
+"""How a task's function and its arguments travel to a worker.
+
+A function goes as a reference (module or dag file, qualified name) and the worker takes the plain function of what it
+finds there. Only what cannot be found that way goes by value, with cloudpickle: sending a function by value drags
+every global along that it touches, and a module-level lock cannot travel while a large table would.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from liteflow.authoring.dagfile import digest_of, load_file
+from liteflow.authoring.task import Task
+from liteflow.errors import TransportError
+from liteflow.storage.xcoms import find, reduce_by_file, reference_of
+
+
+class Code(NamedTuple):
+    """A function on its way. Plain types only, so that it can be a message."""
+
+    kind: str
+    """`reference` or `pickle`."""
+    module: str = ""
+    file: str | None = None
+    digest: str | None = None
+    qualname: str = ""
+    data: bytes = b""
+
+
+def describe(task: Task) -> Code:
+    """How the task's function travels. Raises TransportError, which names the global that cannot."""
+    function = task.function
+    try:
+        module, file, qualname = reference_of(function)
+    except LookupError:
+        return Code("pickle", data=_by_value(task, function))
+    return Code("reference", module, file, digest_of(file) if file else None, qualname)
+
+
+def load(code: Code) -> Callable[..., Any]:
+    """The function again, in a worker. What the module or the unpickling raises comes out as it is."""
+    if code.kind == "pickle":
+        function: Callable[..., Any] = pickle.loads(code.data)
+        return function
+    if code.file is not None:
+        load_file(code.file, code.digest)
+    found: Callable[..., Any] = find(code.module, code.file, code.qualname)
+    return found
+
+
+def pack_arguments(task: Task) -> bytes:
+    """The task's arguments, with placeholders in them; empty when there are none. Raises TransportError."""
+    if not task.args and not task.kwargs:
+        return b""
+    try:
+        return _dumps((task.args, task.kwargs))
+    except Exception as error:
+        named = [(f"number {number}", value) for number, value in enumerate(task.args, 1)]
+        named += [(repr(name), value) for name, value in task.kwargs.items()]
+        for name, value in named:
+            why = _why_not(value)
+            if why is not None:
+                raise TransportError(
+                    f"{task.place}: argument {name} of task {task.task_id!r} cannot be sent to a worker: {why}"
+                ) from error
+        raise
+
+
+def _by_value(task: Task, function: Callable[..., Any]) -> bytes:
+    try:
+        return _dumps(function)
+    except Exception as error:
+        raise TransportError(
+            f"{task.place}: the function of task {task.task_id!r} cannot be sent to a worker: "
+            f"{_culprit(function) or error}. Define it at the top level of a module or script, where the worker can "
+            "find it by its name"
+        ) from error
+
+
+def _culprit(function: Any) -> str | None:
+    """Which of the globals and enclosing variables that the function uses cannot travel."""
+    inner = getattr(function, "__func__", None) or getattr(function, "func", None) or function
+    code = getattr(inner, "__code__", None)
+    if code is None:
+        return None
+    used = {name: inner.__globals__[name] for name in code.co_names if name in inner.__globals__}
+    for name, cell in zip(code.co_freevars, inner.__closure__ or (), strict=False):
+        try:
+            used[name] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+    for name, value in used.items():
+        why = _why_not(value)
+        if why is not None:
+            return f"it uses {name!r}, and {why}"
+    return None
+
+
+def _why_not(value: Any) -> str | None:
+    try:
+        _dumps(value)
+    except Exception as error:  # whatever the __reduce__ of a stranger's class raises
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _dumps(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    _pickler_class()(buffer, protocol=5).dump(value)
+    return buffer.getvalue()
+
+
+def _pickler_class() -> type[pickle.Pickler]:
+    """cloudpickle's pickler, taught to send by reference what a dag file holds. Made on first use: it costs 20 ms."""
+    global _CodePickler
+    if _CodePickler is None:
+        import cloudpickle
+
+        class CodePickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined]  # cloudpickle is untyped
+            def reducer_override(self, obj: Any) -> Any:
+                reduced = reduce_by_file(obj)
+                return super().reducer_override(obj) if reduced is None else reduced
+
+        _CodePickler = CodePickler
+    return _CodePickler
+
+
+_CodePickler: type[pickle.Pickler] | None = None

@@ -1,0 +1,65 @@
+"""Framed messages between the service and a slot's worker, over a stream that may be read in any pieces.
+
+A frame is a magic word, the length, and a tuple in `marshal`'s format: plain types only, nothing that could run code,
+and both ends are always the same interpreter.
+"""
+
+from __future__ import annotations
+
+import marshal
+import struct
+from typing import Any
+
+_HEADER = struct.Struct("!4sQ")
+_MAGIC = b"lfw1"
+
+
+class BrokenStreamError(Exception):
+    """What came is no frame: something else wrote into the connection."""
+
+
+def pack(message: tuple[Any, ...]) -> bytes:
+    """The message as a frame."""
+    body = marshal.dumps(message)
+    return _HEADER.pack(_MAGIC, len(body)) + body
+
+
+class Unpacker:
+    """Collects pieces of a stream and gives back the messages that are whole."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._wanted: int | None = None
+
+    def feed(self, piece: bytes | memoryview) -> list[tuple[Any, ...]]:
+        """Take in a piece; returns the messages that it completed, in order. Raises BrokenStreamError."""
+        self._buffer += piece
+        messages = []
+        start = 0
+        while True:
+            if self._wanted is None:
+                if len(self._buffer) - start < _HEADER.size:
+                    break
+                magic, self._wanted = _HEADER.unpack_from(self._buffer, start)
+                if magic != _MAGIC:
+                    raise BrokenStreamError("not a frame")
+                start += _HEADER.size
+            assert self._wanted is not None
+            if len(self._buffer) - start < self._wanted:
+                break
+            with memoryview(self._buffer) as view, view[start : start + self._wanted] as body:
+                messages.append(_load(body))
+            start += self._wanted
+            self._wanted = None
+        del self._buffer[:start]
+        return messages
+
+
+def _load(body: memoryview) -> tuple[Any, ...]:
+    try:
+        message = marshal.loads(body)
+    except (ValueError, EOFError, TypeError) as error:
+        raise BrokenStreamError(str(error)) from None
+    if not isinstance(message, tuple) or not message:
+        raise BrokenStreamError("not a message")
+    return message

@@ -1,0 +1,96 @@
+"""What comes out of a slot's file descriptors 1 and 2: lines, and to which job each belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from liteflow.execution.jobs import LogLine
+
+J = TypeVar("J")
+
+LONGEST_LINE_BYTES = 64 * 1024
+"""A line that goes on for longer is recorded in pieces."""
+
+PARTIAL_LINE_S = 0.5
+"""How long a line may stay unfinished before what is there of it is recorded."""
+
+
+class OutputReader(Generic[J]):
+    """Takes the output apart. `job_of` gives the job of a number, or None for one that nobody knows any more."""
+
+    def __init__(self, secret: str, job_of: Callable[[int], J | None]) -> None:
+        self._mark = b"\x00" + secret.encode() + b" "
+        self._job_of = job_of
+        self._rest = b""
+        self._rest_since: float | None = None
+        self.current: J | None = None
+        """The job whose lines these are."""
+        self.ended: J | None = None
+        """The job whose end mark came last."""
+        self.noise: list[str] = []
+        """The latest lines that came before any job: what a worker that cannot start has to say."""
+
+    def feed(self, data: bytes, at_us: int, now: float) -> list[tuple[J, LogLine]]:
+        """Take in a piece of output; returns the lines that it finished."""
+        lines: list[tuple[J, LogLine]] = []
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        for line in whole:
+            self._take(line, at_us, lines)
+        if len(self._rest) > LONGEST_LINE_BYTES and self._mark not in self._rest:
+            self._take(self._rest, at_us, lines)
+            self._rest = b""
+        self._rest_since = (self._rest_since if not whole and self._rest_since else now) if self._rest else None
+        return lines
+
+    def flush(self, at_us: int, now: float, *, force: bool = False) -> list[tuple[J, LogLine]]:
+        """What there is of an unfinished line, once it has waited for long enough, or at once with `force`."""
+        due = self._rest_since is not None and (force or now - self._rest_since >= PARTIAL_LINE_S)
+        if not due or (not force and b"\x00" in self._rest):  # half of a mark must wait for its other half
+            return []
+        lines: list[tuple[J, LogLine]] = []
+        rest, self._rest, self._rest_since = self._rest, b"", None
+        self._take(rest, at_us, lines)
+        return lines
+
+    def next_flush(self) -> float | None:
+        """When `flush` is due, by the monotonic clock."""
+        return None if self._rest_since is None else self._rest_since + PARTIAL_LINE_S
+
+    def _take(self, line: bytes, at_us: int, lines: list[tuple[J, LogLine]]) -> None:
+        if b"\x00" in line and self._mark in line:
+            before, _, marked = line.partition(self._mark)
+            if before:
+                self._text(before, at_us, lines)
+            self._marked(marked, at_us, lines)
+        else:
+            self._text(line, at_us, lines)
+
+    def _marked(self, marked: bytes, at_us: int, lines: list[tuple[J, LogLine]]) -> None:
+        kind, rest = marked[:1], marked[1:]
+        if kind == b"L":
+            level, logger, text = rest.split(b" ", 2)
+            if self.current is not None:
+                line = LogLine(at_us, int(level), _decode(logger), _decode(text))
+                lines.append((self.current, line))
+        elif kind == b"B":
+            self.current = self._job_of(int(rest))
+        else:
+            # Lines that still come before the next job begins are from what this one left running.
+            self.ended = self._job_of(int(rest))
+
+    def _text(self, line: bytes, at_us: int, lines: list[tuple[J, LogLine]]) -> None:
+        line = line.rstrip(b"\r")
+        if b"\r" in line:  # a progress display that draws over itself: what is seen in the end
+            line = line.rsplit(b"\r", 1)[1]
+        for start in range(0, len(line) or 1, LONGEST_LINE_BYTES):
+            text = _decode(line[start : start + LONGEST_LINE_BYTES])
+            if self.current is not None:
+                lines.append((self.current, LogLine(at_us, None, None, text)))
+            else:
+                self.noise = [*self.noise[-19:], text]
+
+
+def _decode(data: bytes) -> str:
+    # NUL would end the text for half of SQLite's functions.
+    return data.decode("utf-8", "backslashreplace").replace("\x00", "\\x00")

@@ -1,0 +1,65 @@
+"""`dag.run()`: a service for one run, with a display while it goes on."""
+
+from __future__ import annotations
+
+import queue
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from liteflow.authoring.dag import Dag
+from liteflow.errors import MissingMainGuard
+from liteflow.execution.progress import Display, choose_display
+from liteflow.execution.service import ExecutorService, RunHandle
+
+if TYPE_CHECKING:
+    from liteflow.execution.active import RunEvent
+    from liteflow.storage.history import DagRun
+
+MOST_WAITING_EVENTS = 50_000
+"""Log lines beyond this many that the display has not shown yet are not shown; they are in the database."""
+
+
+def run_dag(
+    dag: Dag,
+    params: Mapping[str, Any] | None,
+    *,
+    run_id: str | None,
+    logical_date: datetime | None,
+    max_workers: int | None,
+    executor: Executor | None,
+    progress: bool | None,
+) -> DagRun:
+    """See `Dag.run`."""
+    events: queue.SimpleQueue[RunEvent] = queue.SimpleQueue()
+
+    def listen(event: RunEvent) -> None:
+        if event.kind != "line" or events.qsize() < MOST_WAITING_EVENTS:
+            events.put(event)
+
+    display = choose_display(progress)
+    try:
+        with ExecutorService(dag.db_path, max_workers=max_workers, executor=executor) as service:
+            handle = service.submit(dag, params, run_id, logical_date, listener=listen if display else None)
+            if display is not None:
+                _show(display, dag, handle, events)
+            run = handle.wait()
+    except MissingMainGuard as error:
+        # A script ends here with exit code 2 and, since this is a SystemExit, without a word of its own.
+        print(f"liteflow: {error}", file=sys.stderr)
+        raise
+    return run
+
+
+def _show(display: Display, dag: Dag, handle: RunHandle, events: queue.SimpleQueue[RunEvent]) -> None:
+    with display.showing(dag, handle.run):
+        while not handle.over():
+            try:
+                display.take(events.get(timeout=display.refresh_s))
+            except queue.Empty:
+                display.tick()
+        while not events.empty():
+            display.take(events.get())
+        display.finish(handle)

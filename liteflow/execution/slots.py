@@ -1,0 +1,661 @@
+"""Slots: the engine of this host. Each slot is one worker process on a connection; together they are the process pool.
+
+Nothing here waits for one slot: connections and pipes do not block on this side, a slot that is stopped in the middle
+of a message holds up nobody else, and ending one is a matter of steps taken whenever the engine is polled.
+
+A slot is given several tiny jobs at once. Each needs its token, which the worker takes out of a pipe just before it
+begins; what the parent takes back out of that pipe was certainly never begun. So jobs are recalled from a busy slot,
+or from a dead one, without asking it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections import deque
+from typing import Any
+
+from liteflow.errors import ServiceError
+from liteflow.execution.jobs import Events, Job, LogLine, Outcome
+from liteflow.execution.messages import BrokenStreamError, Unpacker, pack
+from liteflow.execution.output import OutputReader
+from liteflow.execution.processes import belonging_to_slot, describe_exit, send
+from liteflow.execution.worker import BOOTSTRAP, TOKEN
+from liteflow.states import EndReason, TaskInstanceState
+
+RECALL_AFTER_S = 0.05
+"""How long a job may run before those behind it in its slot are given to others."""
+
+REFILL_BELOW_S = 0.002
+"""A slot with less expected work than this left is given more before it runs dry."""
+
+MAX_FAILED_STARTS = 3
+"""How many workers in a row may die before they are ready."""
+
+_READ_BYTES = 1 << 18
+_SWEEP_AGAIN_S = 0.002
+_CLOSE_GRACE_S = 2.0
+
+
+class Slot:
+    """One worker process, seen from the parent."""
+
+    def __init__(self, number: int, selector: selectors.BaseSelector) -> None:
+        self.number = number
+        self.mark = secrets.token_hex(8)
+        self.outer_mark = os.environ.get("LITEFLOW_SLOT")
+        self.jobs: deque[Job] = deque()
+        """Given to it and not finished, in order."""
+        self.ready = False
+        self.retired = False
+        """Takes no more jobs; its process is to end."""
+        self.dying_since: float | None = None
+        """When it was told to end its job, if it was."""
+        self.recall_wanted = False
+        """Whether a job that has not begun was cancelled."""
+        self.sweeping = False
+        """Whether what came from it is being killed."""
+        self.verdict: Outcome | None = None
+        """How the job ended that is reported once the slot is swept."""
+        self.sent_codes: set[int] = set()
+        self.received: deque[tuple[Any, ...]] = deque()
+        self._selector = selector
+        self._unpacker = Unpacker()
+        self._unsent: deque[memoryview] = deque()
+        self._start()
+        self.reader: OutputReader[Job] = OutputReader(self.mark, self._job_of)
+        self._all_jobs: dict[int, Job] = {}
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        tokens_out, self.tokens = os.pipe()
+        lifeline_out, self.lifeline = os.pipe()
+        self.output, output_in = os.pipe()
+        null = os.open(os.devnull, os.O_RDONLY)
+        self.tokens_back = os.dup(tokens_out)
+        for fd in (self.tokens_back, self.output):  # the former holds for the worker's copy too, which knows it
+            os.set_blocking(fd, False)
+        ours.setblocking(False)
+        environment = {
+            **os.environ,
+            "LITEFLOW_SLOT": f"{self.outer_mark}:{self.mark}" if self.outer_mark else self.mark,
+            "LITEFLOW_WORKER_PATH": repr(sys.path),
+        }
+        fds = [theirs.fileno(), tokens_out, lifeline_out, null]
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", BOOTSTRAP, *map(str, fds)],
+                stdin=subprocess.DEVNULL,
+                stdout=output_in,
+                stderr=output_in,
+                pass_fds=fds,
+                env=environment,
+                start_new_session=True,
+            )
+        finally:
+            theirs.close()
+            for fd in (tokens_out, lifeline_out, output_in, null):
+                os.close(fd)
+        self.connection = ours
+        self.pid = self.process.pid
+        self.pidfd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None
+        self._interest = selectors.EVENT_READ
+        self._selector.register(ours, self._interest, self)
+        self._selector.register(self.output, selectors.EVENT_READ, self)
+        if self.pidfd is not None:
+            self._selector.register(self.pidfd, selectors.EVENT_READ, self)
+
+    # Giving
+
+    def give(self, jobs: list[Job]) -> None:
+        """Send jobs, with the functions that it does not have yet, and then their tokens."""
+        frames = []
+        for job in jobs:
+            if job.code_number not in self.sent_codes:
+                self.sent_codes.add(job.code_number)
+                frames.append(pack(("code", job.code_number, *job.code)))
+            frames.append(pack(("job", job.number, job.code_number, tuple(job.payload))))
+            self.jobs.append(job)
+            self._all_jobs[job.number] = job
+        self._unsent.extend(memoryview(frame) for frame in _joined(frames))
+        # A token that comes before its job is no harm: the worker then waits for the job's message.
+        os.write(self.tokens, b"".join(TOKEN.pack(job.number) for job in jobs))
+        self.send_more()
+
+    def send_more(self) -> None:
+        """Send as much as the connection takes now."""
+        try:
+            while self._unsent:
+                sent = self.connection.send(self._unsent[0])
+                rest = self._unsent[0][sent:]
+                if rest:
+                    self._unsent[0] = rest
+                else:
+                    self._unsent.popleft()
+        except BlockingIOError:
+            pass  # the rest goes when the selector says so
+        except (BrokenPipeError, ConnectionResetError):
+            self._unsent.clear()  # it is dead or dying, which the process itself will tell
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        if self._interest not in (0, wanted):
+            self._interest = wanted
+            self._selector.modify(self.connection, wanted, self)
+
+    def take_back(self) -> list[Job]:
+        """Take the tokens that the worker has not: those jobs were never begun, and are no longer this slot's."""
+        numbers = set()
+        while True:
+            try:
+                data = os.read(self.tokens_back, TOKEN.size)
+            except BlockingIOError:
+                break
+            if not data:
+                break
+            numbers.add(TOKEN.unpack(data)[0])
+        back = [job for job in self.jobs if job.number in numbers]
+        self.jobs = deque(job for job in self.jobs if job.number not in numbers)
+        return back
+
+    # Taking
+
+    def receive(self) -> None:
+        """Read what the worker sent, as far as it is there."""
+        while True:
+            try:
+                piece = self.connection.recv(_READ_BYTES)
+            except BlockingIOError:
+                return
+            except (ConnectionResetError, OSError):
+                return
+            if not piece:
+                self._forget_connection()
+                return
+            self.received.extend(self._unpacker.feed(piece))
+            if len(piece) < _READ_BYTES:
+                return
+
+    def read_output(self, *, until: Job | None = None, everything: bool = False) -> list[tuple[Job, LogLine]]:
+        """Read lines: one piece, or up to the end mark of the job `until`, or `everything` that is there."""
+        lines: list[tuple[Job, LogLine]] = []
+        while until is None or self.reader.ended is not until:
+            try:
+                data = os.read(self.output, _READ_BYTES)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+                break
+            if not data:
+                self._forget(self.output)
+                break
+            lines += self.reader.feed(data, time.time_ns() // 1000, time.monotonic())
+            if until is None and not everything:
+                break
+        return lines
+
+    def flush_output(self, *, force: bool = False) -> list[tuple[Job, LogLine]]:
+        """What there is of an unfinished line."""
+        return self.reader.flush(time.time_ns() // 1000, time.monotonic(), force=force)
+
+    def _job_of(self, number: int) -> Job | None:
+        return self._all_jobs.get(number)
+
+    def forget_job(self, job: Job) -> None:
+        """The job is over; its lines still find it as long as it was the last one."""
+        if job in self.jobs:
+            self.jobs.remove(job)
+        for number in [n for n, other in self._all_jobs.items() if n < job.number and other not in self.jobs]:
+            del self._all_jobs[number]
+
+    # Ending
+
+    def terminate(self) -> None:
+        """Tell everything in its session to end."""
+        send(self.pid, signal.SIGTERM, group=True)
+        send(self.pid, signal.SIGCONT, group=True)  # a stopped process would not hear it
+
+    def retire(self) -> None:
+        """Take no more jobs and let the process end by itself."""
+        if not self.retired:
+            self.retired = True
+            self._shut("tokens")
+
+    def is_dead(self) -> bool:
+        """Whether the process is over; reaps it."""
+        return self.process.poll() is not None
+
+    def _forget(self, file: Any) -> None:
+        try:
+            self._selector.unregister(file)
+        except (KeyError, ValueError):
+            return
+
+    def _forget_connection(self) -> None:
+        self._interest = 0
+        self._forget(self.connection)
+
+    def stop_watching_process(self) -> None:
+        """After its death was seen."""
+        if self.pidfd is not None:
+            self._forget(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = None
+
+    def _shut(self, name: str) -> None:
+        """Close the descriptor in the attribute `name`, and forget its number, which the host may use again."""
+        fd = getattr(self, name)
+        if fd >= 0:
+            setattr(self, name, -1)
+            os.close(fd)
+
+    def close(self, *, keep_output: bool = False) -> None:
+        """Let go of every descriptor; with `keep_output` lines of what was left running are still read."""
+        self.stop_watching_process()
+        self._forget_connection()
+        self.connection.close()
+        self.retired = True
+        for name in ("tokens", "tokens_back", "lifeline"):
+            self._shut(name)
+        if not keep_output:
+            self.close_output()
+
+    def close_output(self) -> None:
+        """Stop reading lines."""
+        self._forget(self.output)
+        self._shut("output")
+
+    def forget_in_child(self) -> None:
+        """In a forked child of the host: close what would keep the slot alive after the host's death.
+
+        Nothing is unregistered: the selector is the parent's too.
+        """
+        connection = self.connection.detach()
+        if connection >= 0:
+            os.close(connection)
+        for name in ("tokens", "tokens_back", "lifeline", "output"):
+            self._shut(name)
+
+    @property
+    def expected_s(self) -> float:
+        """How long what it was given will take by experience; a job without any counts as long."""
+        return sum(1.0 if job.expected_s is None else job.expected_s for job in self.jobs)
+
+
+class SlotEngine:
+    """Runs jobs in slots. See `jobs.Engine` for what each method promises."""
+
+    chunks = True
+
+    def __init__(self, count: int) -> None:
+        if os.name != "posix":
+            raise ServiceError(
+                "slots need a POSIX system; here, pass executor=concurrent.futures.ProcessPoolExecutor()"
+            )
+        self._count = count
+        self._selector = selectors.DefaultSelector()
+        self._slots: dict[int, Slot] = {}
+        self._lingering: list[Slot] = []
+        """Slots whose process is gone and whose output is held open by something a task left running."""
+        self._numbers = 0
+        self._failed_starts = 0
+        self._closed = False
+        self._wake_in, self._wake_out = socket.socketpair()
+        for end in (self._wake_in, self._wake_out):
+            end.setblocking(False)
+        self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+        _engines.add(self)
+
+    def size(self) -> int:
+        return self._count
+
+    def start(self) -> None:
+        while len(self._slots) < self._count:
+            self._add_slot()
+
+    def _add_slot(self) -> None:
+        self._numbers += 1
+        self._slots[self._numbers] = Slot(self._numbers, self._selector)
+
+    def vacancies(self) -> list[int]:
+        free = [
+            slot
+            for slot in self._slots.values()
+            if not slot.retired
+            and slot.dying_since is None
+            and not slot.sweeping
+            and (not slot.jobs or slot.expected_s < REFILL_BELOW_S)
+        ]
+        free.sort(key=lambda slot: (len(slot.jobs), not slot.ready, slot.number))
+        return [slot.number for slot in free]
+
+    def submit(self, vacancy: int, jobs: list[Job]) -> None:
+        self._slots[vacancy].give(jobs)
+
+    def cancel(self, job: Job, reason: EndReason) -> None:
+        slot = next((slot for slot in self._slots.values() if job in slot.jobs), None)
+        if slot is not None and job.kill_reason is None:
+            job.kill_reason = reason
+            slot.recall_wanted |= job.started_at is None
+
+    def wake(self) -> None:
+        try:
+            self._wake_in.send(b"!")
+        except (BlockingIOError, OSError):
+            return  # it is awake already, or closed
+
+    def poll(self, timeout_s: float) -> Events:
+        events = Events()
+        deadline = self._next_deadline()
+        if deadline is not None:
+            timeout_s = min(timeout_s, max(0.0, deadline - time.monotonic()))
+        readable: dict[int, Slot] = {}
+        for key, _mask in self._selector.select(timeout_s):
+            slot = key.data
+            if slot is None:
+                self._drain_wake()
+            else:
+                readable[id(slot)] = slot
+        for slot in readable.values():
+            self._serve(slot, events)
+        self._tick(events)
+        return events
+
+    def _drain_wake(self) -> None:
+        try:
+            while self._wake_out.recv(4096):
+                continue
+        except BlockingIOError:
+            return
+
+    def _serve(self, slot: Slot, events: Events) -> None:
+        if slot in self._lingering:
+            events.lines += slot.read_output()
+            self._drop_if_silent(slot)
+            return
+        slot.send_more()
+        try:
+            slot.receive()
+        except BrokenStreamError:
+            self._give_up_on(slot, "something wrote into the worker's connection")
+        events.lines += slot.read_output()
+        self._take_messages(slot, events)
+
+    def _take_messages(self, slot: Slot, events: Events) -> None:
+        while slot.received:
+            message = slot.received.popleft()
+            if message[0] == "ready":
+                slot.ready = True
+                self._failed_starts = 0
+            elif message[0] == "start":
+                self._job_started(slot, *message[1:], events=events)
+            elif message[0] == "end":
+                self._job_ended(slot, *message[1:], events=events)
+
+    def _job_started(self, slot: Slot, number: int, at_us: int, at: float, *, events: Events) -> None:
+        job = next((job for job in slot.jobs if job.number == number), None)
+        if job is not None:
+            job.started_us, job.started_at = at_us, at
+            events.started.append(job)
+
+    def _job_ended(
+        self,
+        slot: Slot,
+        number: int,
+        ended_us: int,
+        left_children: bool,
+        state: str,
+        reason: str | None,
+        error: str | None,
+        may_retry: bool,
+        xcoms: Any,
+        trace: str | None,
+        guard: tuple[str, str, int] | None,
+        *,
+        events: Events,
+    ) -> None:
+        job = next((job for job in slot.jobs if job.number == number), None)
+        if job is None:
+            return
+        events.lines += slot.read_output(until=job)
+        outcome = Outcome(
+            TaskInstanceState(state),
+            EndReason(reason) if reason else None,
+            error,
+            may_retry,
+            xcoms,
+            job.started_us,
+            ended_us,
+            trace,
+            guard,
+        )
+        if job.kill_reason is not None and slot.dying_since is not None:
+            slot.verdict = _killed(job, ended_us)
+            self._sweep(slot, events)
+        elif left_children and outcome.state is not TaskInstanceState.SUCCESS:
+            slot.verdict = outcome
+            self._sweep(slot, events)
+        else:
+            slot.forget_job(job)
+            events.finished.append((job, outcome))
+            if left_children:  # a task may leave something running on purpose; its slot is not used again
+                events.returned += slot.take_back()
+                slot.retire()
+
+    def _sweep(self, slot: Slot, events: Events) -> None:
+        """Kill whatever came from the slot, step by step, and the slot last."""
+        events.returned += slot.take_back()
+        slot.sweeping = True
+        slot.retire()
+
+    def _give_up_on(self, slot: Slot, why: str) -> None:
+        if slot.jobs and slot.verdict is None:
+            slot.verdict = Outcome(TaskInstanceState.FAILED, EndReason.CRASHED, why)
+        slot.sweeping = True
+
+    def _tick(self, events: Events) -> None:
+        """Everything that has become due: limits, recalls, deaths, unfinished lines."""
+        now = time.monotonic()
+        for slot in list(self._slots.values()):
+            if slot.is_dead():
+                self._bury(slot, events)
+                continue
+            events.lines += slot.flush_output()
+            if slot.sweeping:
+                self._kill_step(slot)
+                continue
+            if slot.recall_wanted:
+                slot.recall_wanted = False
+                events.returned += slot.take_back()
+            job = slot.jobs[0] if slot.jobs else None
+            if job is None or job.started_at is None:
+                continue
+            running_s = now - job.started_at
+            if len(slot.jobs) > 1 and running_s >= RECALL_AFTER_S:
+                events.returned += slot.take_back()
+            if slot.dying_since is None:
+                if job.timeout_s is not None and running_s >= job.timeout_s:
+                    job.kill_reason = job.kill_reason or EndReason.TIMEOUT
+                if job.kill_reason is not None:
+                    slot.dying_since = now
+                    events.returned += slot.take_back()
+                    slot.terminate()
+            elif now - slot.dying_since >= job.kill_grace_s:
+                slot.verdict = _killed(job, None)
+                self._sweep(slot, events)
+                self._kill_step(slot)
+        for slot in list(self._lingering):
+            events.lines += slot.flush_output()
+
+    def _kill_step(self, slot: Slot) -> None:
+        """Kill what came from the slot while its process, stopped, still adopts orphans; and then that itself."""
+        send(slot.pid, signal.SIGSTOP)
+        others = belonging_to_slot(slot.pid, slot.mark)
+        for pid in others:
+            send(pid, signal.SIGKILL)
+        if not others:
+            send(slot.pid, signal.SIGKILL, group=True)
+            send(slot.pid, signal.SIGKILL)
+
+    def _bury(self, slot: Slot, events: Events) -> None:
+        """The process is over: take what it still said, end what it left, and say what became of its jobs."""
+        slot.stop_watching_process()
+        try:
+            slot.receive()
+        except BrokenStreamError:
+            slot.received.clear()
+        self._take_messages(slot, events)
+        lost = slot.verdict is not None or bool(slot.jobs)
+        if lost and sys.platform == "linux" and self._kill_leftovers(slot):
+            return  # once more at the next tick, until all of it is gone
+        if lost:
+            send(slot.pid, signal.SIGKILL, group=True)
+        events.returned += slot.take_back()
+        events.lines += slot.read_output(everything=True)
+        events.lines += slot.flush_output(force=True)
+        if slot.jobs:
+            self._report_dead(slot, events)
+        del self._slots[slot.number]
+        left_running = slot.reader.current is not None and not lost
+        slot.close(keep_output=left_running)
+        if left_running:
+            self._lingering.append(slot)
+            self._drop_if_silent(slot)
+        if not slot.ready and not self._closed:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                raise ServiceError("workers die before they are ready: " + (" | ".join(slot.reader.noise[-3:]) or "?"))
+        if not self._closed:
+            self._add_slot()
+
+    def _kill_leftovers(self, slot: Slot) -> bool:
+        others = belonging_to_slot(slot.pid, slot.mark)
+        for pid in others:
+            send(pid, signal.SIGKILL)
+        return bool(others)
+
+    def _report_dead(self, slot: Slot, events: Events) -> None:
+        """The first job is to blame if it had started; the others had not, and go to another slot."""
+        job = slot.jobs[0]
+        if slot.verdict is not None or job.started_at is not None:
+            verdict = slot.verdict or _crashed(job, slot.process.returncode)
+            slot.forget_job(job)
+            events.finished.append((job, verdict))
+        events.returned += list(slot.jobs)
+        slot.jobs.clear()
+
+    def _drop_if_silent(self, slot: Slot) -> None:
+        """Stop reading the output of a slot that is gone once nobody holds it open any more."""
+        try:
+            self._selector.get_key(slot.output)
+        except KeyError:
+            self._lingering.remove(slot)
+            slot.close_output()
+
+    def _next_deadline(self) -> float | None:
+        due: list[float] = []
+        now = time.monotonic()
+        for slot in self._slots.values():
+            flush = slot.reader.next_flush()
+            if flush is not None:
+                due.append(flush)
+            if slot.recall_wanted:
+                due.append(now)
+            if slot.sweeping or slot.process.returncode is not None:
+                due.append(now + _SWEEP_AGAIN_S)
+            elif slot.pidfd is None:
+                due.append(now + 0.05)  # nothing tells of its death: look now and then
+            job = slot.jobs[0] if slot.jobs else None
+            if job is None or job.started_at is None:
+                continue
+            if slot.dying_since is not None:
+                due.append(slot.dying_since + job.kill_grace_s)
+            elif job.kill_reason is not None:
+                due.append(now)
+            elif job.timeout_s is not None:
+                due.append(job.started_at + job.timeout_s)
+            if len(slot.jobs) > 1:
+                due.append(job.started_at + RECALL_AFTER_S)
+        return min(due, default=None)
+
+    def close(self, *, kill: bool) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        events = Events()
+        for slot in self._slots.values():
+            if not slot.ready or (slot.jobs and kill):
+                self._sweep(slot, events)
+            slot.retire()
+        deadline = time.monotonic() + (_CLOSE_GRACE_S if not kill else 0.0)
+        while self._slots:
+            if time.monotonic() >= deadline:
+                for slot in self._slots.values():
+                    slot.sweeping = True
+            self.poll(0.05)
+        for slot in self._lingering:
+            slot._forget(slot.output)
+            slot.close_output()
+        self._lingering.clear()
+        self._selector.close()
+        self._wake_in.close()
+        self._wake_out.close()
+        _engines.discard(self)
+
+    def forget_in_child(self) -> None:
+        """In a forked child of the host: close what would keep slots alive after the host's death."""
+        for slot in [*self._slots.values(), *self._lingering]:
+            slot.forget_in_child()
+
+
+_engines: weakref.WeakSet[SlotEngine] = weakref.WeakSet()
+
+
+def _forget_all_in_child() -> None:
+    for engine in list(_engines):
+        engine.forget_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all_in_child)
+
+
+def _joined(frames: list[bytes]) -> list[bytes]:
+    """Small frames as one piece, large ones by themselves: a copy is cheaper than a call, up to a point."""
+    if sum(map(len, frames)) <= 1 << 16:
+        return [b"".join(frames)] if frames else []
+    return frames
+
+
+def _killed(job: Job, ended_us: int | None) -> Outcome:
+    reason = job.kill_reason or EndReason.CANCELLED
+    if reason is EndReason.TIMEOUT:
+        error = f"TaskKilled: took longer than its timeout of {job.timeout_s:g} s"
+    else:
+        error = f"TaskKilled: {reason}"
+    return Outcome(
+        TaskInstanceState.FAILED,
+        reason,
+        error,
+        may_retry=reason is EndReason.TIMEOUT,
+        started_us=job.started_us,
+        ended_us=ended_us or time.time_ns() // 1000,
+    )
+
+
+def _crashed(job: Job, status: int) -> Outcome:
+    return Outcome(
+        TaskInstanceState.FAILED,
+        EndReason.CRASHED,
+        describe_exit(status),
+        started_us=job.started_us,
+        ended_us=time.time_ns() // 1000,
+    )

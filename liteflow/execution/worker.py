@@ -1,0 +1,298 @@
+"""The process in a slot: takes jobs one after the other, runs them, and sends back what came of them.
+
+It imports no SQLAlchemy and never opens the database. Four descriptors are handed to it: a connection for messages, a
+pipe of tokens (one number for each job that may begin; what the parent takes back out of it was never begun), a
+lifeline whose other end only the parent holds, and file descriptors 1 and 2, the output that the parent reads.
+
+In the output, lines that begin with a secret mark say whose lines follow (`B` and `E` with a job's number) or
+carry a record of `logging` (`L`), so that everything stands in the order in which it was written.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn
+
+from liteflow.authoring.dagfile import loading
+from liteflow.errors import MissingMainGuard, TaskKilled
+from liteflow.execution.calling import Payload, Result, trace_of, call, describe_error
+from liteflow.execution.code import Code, load
+from liteflow.execution.messages import Unpacker, pack
+
+TOKEN = struct.Struct("!Q")
+
+BOOTSTRAP = (
+    "import sys, os; fds = [int(x) for x in sys.argv[1:5]]; sys.argv = ['']; "
+    "sys.path[:] = eval(os.environ.pop('LITEFLOW_WORKER_PATH')); "
+    "from liteflow.execution.worker import main; main(*fds)"
+)
+"""What the interpreter of a slot is started with: it finds liteflow where the host found it."""
+
+
+class Output:
+    """The slot's output: marks and log records among what tasks write to descriptors 1 and 2 themselves."""
+
+    def __init__(self, secret: str) -> None:
+        self._mark = b"\x00" + secret.encode() + b" "
+        self._fd = os.dup(1)  # survives a task that closes 1, and is not inherited by what a task starts
+        self._stdout, self._stderr = sys.stdout, sys.stderr
+
+    def mark(self, kind: bytes, number: int) -> None:
+        """Say that the lines of job `number` begin (`B`) or end (`E`)."""
+        self._write(self._mark + kind + b"%d\n" % number)
+
+    def record(self, level: int, logger: str, text: str) -> None:
+        """A record of `logging`: each of its lines as one line of the output."""
+        head = self._mark + f"L{level} {logger} ".encode("utf-8", "backslashreplace")
+        lines = text.encode("utf-8", "backslashreplace").split(b"\n")
+        self._flush()
+        self._write(b"".join(head + line + b"\n" for line in lines))
+
+    def restore(self) -> None:
+        """Flush what a task printed, and undo what it did to the standard streams."""
+        self._flush()
+        if sys.stdout is not self._stdout or sys.stderr is not self._stderr:
+            sys.stdout, sys.stderr = self._stdout, self._stderr
+            self._flush()
+        os.dup2(self._fd, 1)
+        os.dup2(self._fd, 2)
+
+    def _flush(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                continue  # the task closed it or put something else there; descriptors 1 and 2 are restored below
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+
+class RecordHandler(logging.Handler):
+    """Sends every record of `logging` into the output with its level and logger."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._output.record(record.levelno, record.name.replace(" ", "_"), self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+class Worker:
+    """The loop of a slot's process."""
+
+    def __init__(self, connection: socket.socket, tokens: int, output: Output) -> None:
+        self._connection = connection
+        self._tokens = tokens
+        self._output = output
+        self._unpacker = Unpacker()
+        self._inbox: list[tuple[Any, ...]] = []
+        self._codes: dict[int, Code] = {}
+        self._functions: dict[int, Callable[..., Any]] = {}
+        self._load_errors: dict[int, tuple[str, str, tuple[str, str, int] | None]] = {}
+        self._in_task = False
+        self._home = os.getcwd()
+        self._environment = dict(os.environ)
+        self._term: Any = None
+
+    def run(self) -> None:
+        """Take jobs until the parent closes the tokens, or a task left a process behind."""
+        self._listen_for_term()
+        self._send("ready", os.getpid())
+        while (number := self._next_token()) is not None:
+            left_children = self._run_job(number)
+            if left_children:
+                return
+
+    def _next_token(self) -> int | None:
+        while True:
+            try:
+                data = os.read(self._tokens, TOKEN.size)  # all of one or nothing: pipes keep small writes together
+            except BlockingIOError:  # none now; the parent, too, reads here and must never be made to wait
+                select.select([self._tokens], [], [])
+                continue
+            return int(TOKEN.unpack(data)[0]) if data else None
+
+    def _payload(self, number: int) -> tuple[int, Payload]:
+        """The message of job `number`; those before it were taken back by the parent, and are dropped."""
+        while True:
+            while not self._inbox:
+                piece = self._connection.recv(1 << 18)
+                if not piece:
+                    _leave()
+                self._inbox = self._unpacker.feed(piece)
+                self._inbox.reverse()
+            message = self._inbox.pop()
+            if message[0] == "code":
+                self._codes[message[1]] = Code(*message[2:])
+            elif message[1] == number:
+                return message[2], Payload(*message[3])
+
+    def _run_job(self, number: int) -> bool:
+        code_number, payload = self._payload(number)
+        self._output.mark(b"B", number)
+        self._send("start", number, time.time_ns() // 1000, time.monotonic())
+        trace: str | None = None
+        guard = None
+        try:
+            self._in_task = True
+            try:
+                function = self._function(code_number)
+                result = (
+                    call(function, payload, self._report) if function else self._load_failed(code_number)
+                )
+            finally:
+                self._in_task = False
+        except TaskKilled:  # came between the call and here: what the call gave is void
+            self._in_task = False
+            result = Result("failed", "error", "TaskKilled", True, ())
+        if code_number in self._load_errors:
+            _, trace, guard = self._load_errors[code_number]
+        ended_us = time.time_ns() // 1000
+        self._tidy()
+        self._output.mark(b"E", number)
+        left_children = _has_children()
+        self._send("end", number, ended_us, left_children, *result, trace, guard)
+        return left_children
+
+    def _function(self, number: int) -> Callable[..., Any] | None:
+        found = self._functions.get(number)
+        if found is None and number not in self._load_errors:
+            try:
+                with loading():
+                    found = self._functions[number] = load(self._codes[number])
+            except TaskKilled:
+                raise
+            except MissingMainGuard as error:
+                self._load_errors[number] = (str(error), "", (error.message, error.file, error.line))
+            except BaseException as error:
+                self._load_errors[number] = (describe_error(error), trace_of(error), None)
+        return found
+
+    def _load_failed(self, number: int) -> Result:
+        error, _, _ = self._load_errors[number]
+        where = self._codes[number].file or self._codes[number].module or "its function"
+        return Result("failed", "error", f"cannot load {where}: {error}", True, ())
+
+    def _report(self, text: str) -> None:
+        self._output.record(logging.ERROR, "liteflow.task", text.rstrip("\n"))
+
+    def _tidy(self) -> None:
+        """Undo what a task did to the process and would trip the next one."""
+        self._output.restore()
+        if signal.getsignal(signal.SIGTERM) is not self._term:
+            self._listen_for_term()
+        try:
+            moved = os.getcwd() != self._home
+        except OSError:  # it is gone
+            moved = True
+        if moved:
+            os.chdir(self._home)
+        if os.environ != self._environment:
+            os.environ.clear()
+            os.environ.update(self._environment)
+
+    def _listen_for_term(self) -> None:
+        self._term = self._on_term  # bound once: `is` must recognise it
+        signal.signal(signal.SIGTERM, self._term)
+
+    def _on_term(self, _number: int, _frame: FrameType | None) -> None:
+        if self._in_task:
+            raise TaskKilled("the time of this task is up, or it was cancelled")
+
+    def _send(self, *message: Any) -> None:
+        self._connection.sendall(pack(message))
+
+
+def _has_children() -> bool:
+    """Whether a process that a task started is still there. Dead ones are reaped."""
+    try:
+        while True:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return True
+    except ChildProcessError:
+        return False
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what tasks start and abandon, so that `setsid` and `nohup` do not hide it. Linux only."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    set_child_subreaper = 36
+    ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
+
+
+def _hang_on(lifeline: int) -> None:
+    """Make the death of the parent ours, and that of everything in our session.
+
+    On Linux the kernel sends SIGKILL to the process group when the parent's end of the pipe closes, even while
+    a task holds the interpreter. Elsewhere a thread waits for it, which a task that holds the interpreter delays.
+    """
+    import fcntl
+
+    if hasattr(fcntl, "F_SETSIG"):
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+        if select.select([lifeline], [], [], 0)[0]:  # it closed before we were ready for it
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        return
+    import threading
+
+    def watch() -> None:
+        os.read(lifeline, 1)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="liteflow-lifeline", daemon=True).start()
+
+
+def _leave() -> NoReturn:
+    """End the process: run what tasks registered with `atexit`, wait for nothing else."""
+    try:
+        atexit._run_exitfuncs()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(0)
+
+
+def main(connection_fd: int, tokens: int, lifeline: int, null: int) -> NoReturn:
+    """What a slot's process runs; the descriptors are inherited."""
+    for fd in (connection_fd, tokens, lifeline):
+        os.set_inheritable(fd, False)
+    os.dup2(null, 0)
+    if null > 2:
+        os.close(null)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _hang_on(lifeline)
+    _adopt_orphans()
+    output = Output(os.environ["LITEFLOW_SLOT"].rsplit(":", 1)[-1])
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RecordHandler(output)])
+    connection = socket.socket(fileno=connection_fd)
+    try:
+        Worker(connection, tokens, output).run()
+    except (BrokenPipeError, ConnectionResetError):
+        os._exit(1)  # the parent is gone or has given up on this slot
+    _leave()

@@ -1,0 +1,62 @@
+"""What each trigger rule says, given how many direct upstream task instances ended how.
+
+Source: Airflow 3.3.2, `ti_deps/deps/trigger_rule_dep.py`, as observed in a running Airflow. A rule decides as soon as
+nothing that is still to come could change its mind.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from liteflow.authoring.trigger_rules import TriggerRule
+from liteflow.states import TaskInstanceState
+
+
+class UpstreamCounts(NamedTuple):
+    """How many direct upstream task instances ended in which state, of how many."""
+
+    success: int
+    failed: int
+    skipped: int
+    upstream_failed: int
+    total: int
+
+    @property
+    def all_ended(self) -> bool:
+        """Whether there is nothing left to wait for."""
+        return self.success + self.failed + self.skipped + self.upstream_failed == self.total
+
+
+def evaluate(rule: TriggerRule, counts: UpstreamCounts) -> TaskInstanceState | None:
+    """What the rule makes of a pending task instance: `queued`, `skipped`, `upstream_failed`, or None to wait."""
+    success, failed, skipped, upstream_failed, total = counts
+    ended = counts.all_ended
+    go, skip, fail = TaskInstanceState.QUEUED, TaskInstanceState.SKIPPED, TaskInstanceState.UPSTREAM_FAILED
+    if total == 0 or rule is TriggerRule.ALWAYS:
+        return go
+    unwell = failed + upstream_failed
+    match rule:
+        case TriggerRule.ALL_SUCCESS:
+            # A mix of skipped and failed would end by order of arrival; among those that are there, failure wins.
+            return fail if unwell else skip if skipped else go if ended else None
+        case TriggerRule.ALL_FAILED:
+            return skip if success or skipped else go if ended else None
+        case TriggerRule.ALL_DONE:
+            return go if ended else None
+        case TriggerRule.ALL_DONE_MIN_ONE_SUCCESS:
+            return skip if skipped else None if not ended else go if success else fail
+        case TriggerRule.ALL_SKIPPED:
+            return skip if success or unwell else go if ended else None
+        case TriggerRule.ONE_SUCCESS:
+            return go if success else None if not ended else fail if unwell else skip
+        case TriggerRule.ONE_FAILED:
+            return go if unwell else skip if ended else None
+        case TriggerRule.ONE_DONE:
+            return go if success or failed else skip if ended else None
+        case TriggerRule.NONE_FAILED:
+            return fail if unwell else go if ended else None
+        case TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS:
+            return fail if unwell else None if not ended else go if success else skip
+        case TriggerRule.NONE_SKIPPED:
+            return skip if skipped else go if ended else None
+    raise AssertionError(f"no meaning for {rule!r}")

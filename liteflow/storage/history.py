@@ -1,0 +1,493 @@
+"""What has happened, for reading: dags, runs, task instances, XComs and logs as plain values.
+
+An ORM object never leaves its session; what is handed out are frozen values that know where they came from. Listings
+read what they list and nothing more, and never decode an XCom.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, exists, func, or_, select
+from sqlalchemy.orm import Session
+
+from liteflow.authoring.ids import did_you_mean
+from liteflow.errors import AmbiguousRunError, NotFoundError, XComDecodeError
+from liteflow.states import EndReason, RunState, TaskInstanceState
+from liteflow.storage import models
+from liteflow.storage.engine import Database
+from liteflow.storage.recording import request_cancel
+from liteflow.storage.schema import open_database
+from liteflow.storage.xcoms import decode
+
+MOST_CANDIDATES = 20
+"""How many runs an ambiguous beginning of an id lists."""
+
+
+@dataclass(frozen=True)
+class DagInfo:
+    """A dag as the database knows it."""
+
+    dag_id: str
+    description: str | None
+    tags: tuple[str, ...]
+    params: dict[str, Any]
+    """The defaults. What only code can decode is missing."""
+    file: str | None
+    runs: int
+    latest: DagRun | None
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The executor service that drives, or drove, a run."""
+
+    pk: int
+    token: str
+    host: str
+    pid: int
+    process_started_at: int | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class TaskInstanceInfo:
+    """A task instance as it stood when it was read."""
+
+    task_id: str
+    map_index: int
+    state: TaskInstanceState
+    try_number: int
+    end_reason: EndReason | None
+    error: str | None
+    """The last line of the latest try's error."""
+    upstream: tuple[str, ...]
+    trigger_rule: str
+    started_at: datetime | None
+    ended_at: datetime | None
+    due_at: datetime | None
+    """When the next try is due, for `up_for_retry`."""
+    pk: int = field(repr=False)
+
+    @property
+    def duration(self) -> timedelta | None:
+        """How long the latest try took, if it is over."""
+        return self.ended_at - self.started_at if self.started_at and self.ended_at else None
+
+
+@dataclass(frozen=True)
+class TryInfo:
+    """A try that is over and was followed by another."""
+
+    task_id: str
+    map_index: int
+    try_number: int
+    state: TaskInstanceState
+    end_reason: EndReason | None
+    error: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """A line of a task's log."""
+
+    task_id: str
+    map_index: int
+    try_number: int
+    at: datetime
+    level: int | None
+    """A number of `logging`; None for what was printed."""
+    logger: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class XComInfo:
+    """An XCom, its value still encoded."""
+
+    task_id: str
+    map_index: int
+    key: str
+    encoding: str
+    size_bytes: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class DagRun:
+    """A run as it stood when it was read; `refresh()` reads it again."""
+
+    run_id: str
+    dag_id: str
+    state: RunState
+    end_reason: EndReason | None
+    logical_date: datetime
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    params_json: str = field(repr=False)
+    structure_digest: str = field(repr=False)
+    owner: Owner | None = field(repr=False)
+    pk: int = field(repr=False)
+    history: History = field(repr=False, compare=False)
+
+    @property
+    def duration(self) -> timedelta | None:
+        """How long it ran, if it is over."""
+        return self.ended_at - self.started_at if self.started_at and self.ended_at else None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The params with which it ran, defaults included."""
+        found: dict[str, Any] = decode("json", self.params_json.encode())
+        return found
+
+    def refresh(self) -> DagRun:
+        """The same run, read again."""
+        return self.history.run(self.pk)
+
+    def task_instances(self) -> list[TaskInstanceInfo]:
+        """All task instances, upstream before downstream."""
+        return self.history.task_instances(self.pk)
+
+    def task_instance(self, task_id: str, map_index: int = -1) -> TaskInstanceInfo:
+        """One task instance. Raises NotFoundError with the nearest id."""
+        return self.history.task_instance(self, task_id, map_index)
+
+    def tries(self) -> list[TryInfo]:
+        """The tries that were followed by another; the latest ones stand in `task_instances()`."""
+        return self.history.tries(self.pk)
+
+    def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1, *, raw: bool = False) -> Any:
+        """The value that a task handed on, None if there is none; `raw=True` gives its bytes as they are stored.
+
+        Decoding may import modules and run what a pickle says: do it with databases that you trust. Raises
+        XComDecodeError when a class is missing, NotFoundError when the run has no such task.
+        """
+        return self.history.xcom(self, task_id, key, map_index, raw=raw)
+
+    def xcoms(self, task_id: str | None = None) -> list[XComInfo]:
+        """Every XCom of the run, or of one task, still encoded."""
+        return self.history.xcoms(self, task_id)
+
+    def logs(self, task_id: str | None = None) -> list[LogEntry]:
+        """The log of one task, or of all, in the order in which it was written."""
+        return self.history.logs(self, task_id)
+
+    def cancel(self) -> None:
+        """Ask for the run's end: what runs is told to end and killed after its grace, the rest is skipped.
+
+        Works from any process. Returns at once; a run that is over stays as it is.
+        """
+        self.history.cancel(self.pk)
+
+
+class History:
+    """Reads one database. Its methods open a read scope each."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # Dags
+
+    def dag(self, dag_id: str) -> DagInfo:
+        """One dag. Raises NotFoundError with the nearest id."""
+        with self.database.read() as session:
+            row = session.scalar(select(models.DagModel).where(models.DagModel.dag_id == dag_id))
+            if row is None:
+                known = list(session.scalars(select(models.DagModel.dag_id)))
+                raise NotFoundError(
+                    f"{self.database.path}: no dag {dag_id!r} has run here{did_you_mean(dag_id, known)}",
+                    identifier=dag_id,
+                )
+            return self._dag_info(session, row)
+
+    def dags(self) -> list[DagInfo]:
+        """All dags, by id."""
+        with self.database.read() as session:
+            rows = session.scalars(select(models.DagModel).order_by(models.DagModel.dag_id)).all()
+            return [self._dag_info(session, row) for row in rows]
+
+    def _dag_info(self, session: Session, row: models.DagModel) -> DagInfo:
+        count = session.scalar(
+            select(func.count()).select_from(models.DagRun).where(models.DagRun.dag_pk == row.id)
+        )
+        latest = self._select_runs(session, models.DagRun.dag_pk == row.id, limit=1)
+        try:
+            params = decode("json", row.params.encode())
+        except XComDecodeError:
+            params = {}
+        return DagInfo(
+            row.dag_id,
+            row.description,
+            tuple(json.loads(row.tags)),
+            params,
+            row.file,
+            count or 0,
+            latest[0] if latest else None,
+        )
+
+    # Runs
+
+    def runs(
+        self, *, dag_id: str | None = None, state: str | None = None, limit: int | None = None
+    ) -> list[DagRun]:
+        """Runs, newest first. Raises ValueError for a state that there is not."""
+        conditions: list[Any] = []
+        if dag_id is not None:
+            conditions.append(models.DagModel.dag_id == dag_id)
+        if state is not None:
+            conditions.append(models.DagRun.state == RunState(state))
+        with self.database.read() as session:
+            return self._select_runs(session, *conditions, limit=limit)
+
+    def run(self, pk: int) -> DagRun:
+        """The run of that key. Raises NotFoundError when it was deleted."""
+        with self.database.read() as session:
+            found = self._select_runs(session, models.DagRun.id == pk)
+        if not found:
+            raise NotFoundError(f"{self.database.path}: the run is not there any more", identifier=str(pk))
+        return found[0]
+
+    def find_run(self, identifier: str) -> DagRun:
+        """The run that `identifier` names: `DAG/RUN`, a run id, a unique beginning of one, or a dag id (its latest run).
+
+        Tried in that order. Raises AmbiguousRunError, which lists the candidates, and NotFoundError.
+        """
+        with self.database.read() as session:
+            dag_id, slash, run_id = identifier.partition("/")
+            if slash:
+                found = self._select_runs(
+                    session, models.DagModel.dag_id == dag_id, models.DagRun.run_id == run_id
+                ) or self._select_runs(
+                    session,
+                    models.DagModel.dag_id == dag_id,
+                    models.DagRun.run_id.startswith(run_id, autoescape=True),
+                    limit=MOST_CANDIDATES,
+                )
+                return self._only(identifier, found, session)
+            found = self._select_runs(session, models.DagRun.run_id == identifier)
+            if found:
+                return self._only(identifier, found, session)
+            found = self._select_runs(
+                session, models.DagRun.run_id.startswith(identifier, autoescape=True), limit=MOST_CANDIDATES
+            )
+            is_dag = session.scalar(select(exists().where(models.DagModel.dag_id == identifier)))
+            if found and not (is_dag and len(found) > 1):
+                return self._only(identifier, found, session)
+            latest = self._select_runs(session, models.DagModel.dag_id == identifier, limit=1)
+            if is_dag and not latest:
+                raise NotFoundError(
+                    f"{self.database.path}: dag {identifier!r} has no run yet. Start one with: liteflow run FILE",
+                    identifier=identifier,
+                )
+            return self._only(identifier, latest, session)
+
+    def _only(self, identifier: str, found: Sequence[DagRun], session: Session) -> DagRun:
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = tuple(f"{run.dag_id}/{run.run_id}" for run in found)
+            more = ", ..." if len(names) == MOST_CANDIDATES else ""
+            raise AmbiguousRunError(
+                f"{identifier!r} could be any of: {', '.join(names)}{more}", identifier=identifier, candidates=names
+            )
+        known = [*session.scalars(select(models.DagModel.dag_id))]
+        known += session.scalars(select(models.DagRun.run_id).order_by(models.DagRun.id.desc()).limit(200))
+        raise NotFoundError(
+            f"{self.database.path}: no run or dag {identifier!r}{did_you_mean(identifier, known)}. "
+            "See: liteflow runs",
+            identifier=identifier,
+        )
+
+    def _select_runs(self, session: Session, *conditions: Any, limit: int | None = None) -> list[DagRun]:
+        run, executor = models.DagRun, models.ExecutorRecord
+        rows = session.execute(
+            select(run, models.DagModel.dag_id, executor)
+            .join(models.DagModel, models.DagModel.id == run.dag_pk)
+            .outerjoin(executor, executor.id == run.executor_pk)
+            .where(*conditions)
+            .order_by(run.created_at.desc(), run.id.desc())
+            .limit(limit)
+        )
+        return [self._run_view(row, dag_id, owner) for row, dag_id, owner in rows]
+
+    def _run_view(self, row: models.DagRun, dag_id: str, owner: models.ExecutorRecord | None) -> DagRun:
+        return DagRun(
+            run_id=row.run_id,
+            dag_id=dag_id,
+            state=row.state,
+            end_reason=row.end_reason,
+            logical_date=row.logical_date,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            params_json=row.params,
+            structure_digest=row.structure_digest,
+            owner=None
+            if owner is None
+            else Owner(owner.id, owner.token, owner.host, owner.pid, owner.process_started_at, owner.ended_at),
+            pk=row.id,
+            history=self,
+        )
+
+    def cancel(self, pk: int) -> RunState:
+        """Ask for a run's end; returns the state that it has now."""
+        with self.database.write(durable=True) as session:
+            return request_cancel(session, pk, time.time_ns() // 1000)
+
+    def delete_run(self, pk: int) -> None:
+        """Delete a run with its task instances, tries, XComs and logs. The caller has made sure that it is over."""
+        with self.database.write(durable=True) as session:
+            session.execute(delete(models.DagRun).where(models.DagRun.id == pk))
+
+    def delete_dag(self, dag_id: str) -> None:
+        """Delete a dag with all its runs. The caller has made sure that they are over."""
+        with self.database.write(durable=True) as session:
+            session.execute(delete(models.DagModel).where(models.DagModel.dag_id == dag_id))
+
+    # Within a run
+
+    def task_instances(self, run_pk: int) -> list[TaskInstanceInfo]:
+        """All task instances of a run, upstream before downstream."""
+        with self.database.read() as session:
+            rows = session.scalars(
+                select(models.TaskInstance)
+                .where(models.TaskInstance.run_pk == run_pk)
+                .order_by(models.TaskInstance.id)
+            )
+            return [_instance_view(row) for row in rows]
+
+    def task_instance(self, run: DagRun, task_id: str, map_index: int = -1) -> TaskInstanceInfo:
+        """One task instance. Raises NotFoundError with the nearest id."""
+        ti = models.TaskInstance
+        with self.database.read() as session:
+            row = session.scalar(
+                select(ti).where(ti.run_pk == run.pk, ti.task_id == task_id, ti.map_index == map_index)
+            )
+            if row is not None:
+                return _instance_view(row)
+            known = set(session.scalars(select(ti.task_id).where(ti.run_pk == run.pk)))
+        index = "" if map_index == -1 else f"[{map_index}]"
+        raise NotFoundError(
+            f"run {run.run_id!r} of dag {run.dag_id!r} has no task {task_id + index!r}"
+            f"{did_you_mean(task_id, sorted(known))}",
+            identifier=task_id,
+        )
+
+    def tries(self, run_pk: int) -> list[TryInfo]:
+        """Superseded tries of a run, oldest first."""
+        old, ti = models.TaskTry, models.TaskInstance
+        with self.database.read() as session:
+            rows = session.execute(
+                select(ti.task_id, ti.map_index, old)
+                .join(ti, ti.id == old.task_instance_pk)
+                .where(ti.run_pk == run_pk)
+                .order_by(old.id)
+            )
+            return [
+                TryInfo(
+                    task_id,
+                    map_index,
+                    row.try_number,
+                    row.state,
+                    row.end_reason,
+                    row.error,
+                    row.started_at,
+                    row.ended_at,
+                )
+                for task_id, map_index, row in rows
+            ]
+
+    def xcom(self, run: DagRun, task_id: str, key: str, map_index: int, *, raw: bool) -> Any:
+        """See `DagRun.xcom`."""
+        instance = self.task_instance(run, task_id, map_index)
+        xcom = models.XCom
+        with self.database.read() as session:
+            row = session.execute(
+                select(xcom.encoding, xcom.value).where(xcom.task_instance_pk == instance.pk, xcom.key == key)
+            ).one_or_none()
+        if row is None:
+            return None
+        return row.value if raw else decode(row.encoding, row.value)
+
+    def xcoms(self, run: DagRun, task_id: str | None = None) -> list[XComInfo]:
+        """Every XCom of a run or of one of its tasks, by task and key."""
+        xcom, ti = models.XCom, models.TaskInstance
+        wanted = [] if task_id is None else [ti.id == self.task_instance(run, task_id).pk]
+        with self.database.read() as session:
+            rows = session.execute(
+                select(ti.task_id, ti.map_index, xcom.key, xcom.encoding, xcom.size_bytes, xcom.value)
+                .join(ti, ti.id == xcom.task_instance_pk)
+                .where(ti.run_pk == run.pk, *wanted)
+                .order_by(ti.id, xcom.key)
+            )
+            return [XComInfo(*row) for row in rows]
+
+    def logs(self, run: DagRun, task_id: str | None = None) -> list[LogEntry]:
+        """The log of a run or of one of its tasks, in the order in which it was written."""
+        log, ti = models.LogRecord, models.TaskInstance
+        wanted = [] if task_id is None else [ti.id == self.task_instance(run, task_id).pk]
+        with self.database.read() as session:
+            rows = session.execute(
+                select(ti.task_id, ti.map_index, log.try_number, log.at, log.level, log.logger, log.message)
+                .join(ti, ti.id == log.task_instance_pk)
+                .where(ti.run_pk == run.pk, *wanted)
+                .order_by(log.id)
+            )
+            return [LogEntry(*row) for row in rows]
+
+    def active_runs(self, dag_id: str) -> list[DagRun]:
+        """Runs of a dag that are queued or running."""
+        with self.database.read() as session:
+            return self._select_runs(
+                session,
+                models.DagModel.dag_id == dag_id,
+                or_(models.DagRun.state == RunState.QUEUED, models.DagRun.state == RunState.RUNNING),
+            )
+
+
+def _instance_view(row: models.TaskInstance) -> TaskInstanceInfo:
+    return TaskInstanceInfo(
+        task_id=row.task_id,
+        map_index=row.map_index,
+        state=row.state,
+        try_number=row.try_number,
+        end_reason=row.end_reason,
+        error=row.error,
+        upstream=tuple(json.loads(row.upstream)),
+        trigger_rule=row.trigger_rule,
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        due_at=row.due_at,
+        pk=row.id,
+    )
+
+
+def open_history(db_path: str | os.PathLike[str] | None = None) -> History:
+    """The history in a database that exists. Raises StorageError in its three kinds when it cannot be used."""
+    return History(open_database(db_path))
+
+
+@contextmanager
+def read_session(db_path: str | os.PathLike[str] | None = None) -> Iterator[Session]:
+    """A read-only SQLAlchemy session over the models, for queries of one's own.
+
+        with liteflow.read_session("etl.db") as session:
+            session.scalars(select(liteflow.storage.models.TaskInstance)...)
+    """
+    database = open_database(db_path)
+    try:
+        with database.read() as session:
+            yield session
+    finally:
+        database.close()

@@ -1,0 +1,427 @@
+"""What the executor service writes: runs, claims, outcomes, logs. Statements only; the rules are elsewhere.
+
+Each function works inside a write scope and never commits. Every write to a task instance is fenced: it changes the
+row only while it is still the writer's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from sqlalchemy import Table, bindparam, func, insert, or_, select, update
+from sqlalchemy.orm import Session
+
+from liteflow.states import EndReason, RunState, TaskInstanceState, sources_of
+from liteflow.storage.models import DagModel, DagRun, ExecutorRecord, LogRecord, TaskInstance, TaskTry, XCom
+
+_S = TaskInstanceState
+
+IDS_PER_STATEMENT = 500
+"""How many ids stand in one IN list: well below SQLite's limit of bound values."""
+
+
+class DagFacts(NamedTuple):
+    """What is kept of a dag."""
+
+    dag_id: str
+    description: str | None
+    tags: tuple[str, ...]
+    params_json: str
+    file: str | None
+    structure_digest: str
+
+
+class TaskFacts(NamedTuple):
+    """What is kept of a task in a run."""
+
+    task_id: str
+    upstream: Sequence[str]
+    trigger_rule: str
+
+
+class ExistingRun(NamedTuple):
+    """A run that has the id already."""
+
+    pk: int
+    state: RunState
+    params_json: str
+    logical_date: datetime
+    structure_digest: str
+    executor_pk: int | None
+
+
+class TryEnded(NamedTuple):
+    """A try that is over, and what its task instance is now."""
+
+    pk: int
+    try_number: int
+    state: TaskInstanceState
+    reason: EndReason | None
+    error: str | None
+    started_us: int | None
+    ended_us: int | None
+    due_us: int | None
+
+
+def text_for_database(text: str) -> str:
+    """The text without what SQLite cannot hold (lone surrogates) or would take for its end (NUL)."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+
+
+def record_dag(session: Session, facts: DagFacts, now_us: int) -> int:
+    """Insert or update the dag's row; returns its key."""
+    values = {
+        "description": facts.description,
+        "tags": json.dumps(list(facts.tags)),
+        "params": facts.params_json,
+        "file": facts.file,
+        "structure_digest": facts.structure_digest,
+        "updated_at": now_us,
+    }
+    pk = session.scalar(select(DagModel.id).where(DagModel.dag_id == facts.dag_id))
+    if pk is None:
+        row = {"dag_id": facts.dag_id, "created_at": now_us, **values}
+        return int(session.execute(insert(DagModel).values(row).returning(DagModel.id)).scalar_one())
+    session.execute(update(DagModel).where(DagModel.id == pk).values(values))
+    return pk
+
+
+def find_existing_run(session: Session, dag_id: str, run_id: str) -> ExistingRun | None:
+    """The run of that dag and id, if there is one."""
+    row = session.execute(
+        select(
+            DagRun.id, DagRun.state, DagRun.params, DagRun.logical_date, DagRun.structure_digest, DagRun.executor_pk
+        )
+        .join(DagModel, DagModel.id == DagRun.dag_pk)
+        .where(DagModel.dag_id == dag_id, DagRun.run_id == run_id)
+    ).one_or_none()
+    return None if row is None else ExistingRun(*row)
+
+
+def create_run(
+    session: Session,
+    dag_pk: int,
+    *,
+    run_id: str,
+    logical_date: datetime,
+    params_json: str,
+    structure_digest: str,
+    tasks: Sequence[TaskFacts],
+    now_us: int,
+) -> tuple[int, list[int]]:
+    """Insert a queued run with all of its task instances; returns their keys, in the order of `tasks`."""
+    run = {
+        "dag_pk": dag_pk,
+        "run_id": run_id,
+        "state": RunState.QUEUED,
+        "logical_date": logical_date,
+        "params": params_json,
+        "structure_digest": structure_digest,
+        "created_at": now_us,
+    }
+    run_pk = int(session.execute(insert(DagRun).values(run).returning(DagRun.id)).scalar_one())
+    first = (session.scalar(select(func.max(TaskInstance.id))) or 0) + 1
+    pks = list(range(first, first + len(tasks)))
+    if tasks:
+        session.execute(
+            insert(_table(TaskInstance)),
+            [
+                {
+                    "id": pk,
+                    "run_pk": run_pk,
+                    "task_id": task.task_id,
+                    "map_index": -1,
+                    "upstream": json.dumps(list(task.upstream)) if task.upstream else "[]",
+                    "trigger_rule": task.trigger_rule,
+                    "state": _S.PENDING,
+                    "generation": 0,
+                    "try_number": 0,
+                    "crashes": 0,
+                }
+                for pk, task in zip(pks, tasks, strict=True)
+            ],
+        )
+    return run_pk, pks
+
+
+def own_run(session: Session, run_pk: int, executor_pk: int, now_us: int) -> bool:
+    """Take a queued run; False if it is not queued any more."""
+    result = session.execute(
+        update(DagRun)
+        .where(DagRun.id == run_pk, DagRun.state == RunState.QUEUED)
+        .values(state=RunState.RUNNING, executor_pk=executor_pk, started_at=now_us)
+    )
+    return _changed(result) == 1
+
+
+def still_owned(session: Session, run_pks: Iterable[int], executor_pk: int) -> set[int]:
+    """Which of the runs are still this executor's and running."""
+    owned: set[int] = set()
+    for some in _in_groups(list(run_pks)):
+        owned.update(
+            session.scalars(
+                select(DagRun.id).where(
+                    DagRun.id.in_(some), DagRun.executor_pk == executor_pk, DagRun.state == RunState.RUNNING
+                )
+            )
+        )
+    return owned
+
+
+def cancel_requested(session: Session, executor_pk: int) -> list[int]:
+    """Runs of this executor that somebody wants to end."""
+    return list(
+        session.scalars(
+            select(DagRun.id).where(
+                DagRun.executor_pk == executor_pk,
+                DagRun.state == RunState.RUNNING,
+                DagRun.cancel_requested_at.is_not(None),
+            )
+        )
+    )
+
+
+def request_cancel(session: Session, run_pk: int, now_us: int) -> RunState:
+    """Ask whoever drives the run to end it; a run that nobody drives yet is ended here. Returns its state now."""
+    session.execute(
+        update(DagRun)
+        .where(DagRun.id == run_pk, DagRun.state.in_([RunState.QUEUED, RunState.RUNNING]))
+        .values(cancel_requested_at=func.coalesce(DagRun.cancel_requested_at, now_us))
+    )
+    ended = session.execute(
+        update(DagRun)
+        .where(DagRun.id == run_pk, DagRun.state == RunState.QUEUED)
+        .values(state=RunState.FAILED, end_reason=EndReason.CANCELLED, ended_at=now_us)
+    )
+    if _changed(ended):
+        session.execute(
+            update(TaskInstance)
+            .where(TaskInstance.run_pk == run_pk, TaskInstance.state.in_(sources_of(_S.SKIPPED) - {_S.RUNNING}))
+            .values(state=_S.SKIPPED, end_reason=EndReason.CANCELLED, ended_at=now_us)
+        )
+    state = session.scalar(select(DagRun.state).where(DagRun.id == run_pk))
+    assert state is not None
+    return state
+
+
+def end_run(session: Session, run_pk: int, state: RunState, reason: EndReason | None, now_us: int) -> None:
+    """The run is over."""
+    session.execute(
+        update(DagRun).where(DagRun.id == run_pk).values(state=state, end_reason=reason, ended_at=now_us)
+    )
+
+
+def claim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -> None:
+    """Begin tries: pairs of a task instance's key and the number of the try. The try before, if any, is kept."""
+    again = [pk for pk, try_number in rows if try_number > 1]
+    for some in _in_groups(again):
+        session.execute(
+            insert(TaskTry).from_select(
+                ["task_instance_pk", "try_number", "generation", "state", "end_reason", "error", "started_at", "ended_at"],
+                select(
+                    TaskInstance.id,
+                    TaskInstance.try_number,
+                    TaskInstance.generation,
+                    bindparam("failed", _S.FAILED, type_=TaskTry.state.type),
+                    TaskInstance.end_reason,
+                    TaskInstance.error,
+                    TaskInstance.started_at,
+                    TaskInstance.ended_at,
+                ).where(TaskInstance.id.in_(some)),
+            )
+        )
+    if rows:
+        session.execute(
+            _CLAIM,
+            [{"pk": pk, "number": number, "executor": executor_pk} for pk, number in rows],
+        )
+
+
+def record_changes(
+    session: Session, rows: Sequence[tuple[int, TaskInstanceState, EndReason | None]], now_us: int
+) -> None:
+    """Task instances that changed without a try: queued, skipped, upstream_failed."""
+    if rows:
+        session.execute(
+            _CHANGE,
+            [
+                {"pk": pk, "new": state, "why": reason, "ended": now_us if state.is_terminal else None}
+                for pk, state, reason in rows
+            ],
+        )
+
+
+def record_started(session: Session, rows: Sequence[tuple[int, int, int]], executor_pk: int) -> None:
+    """Tries that began to run: key, try number, microseconds."""
+    if rows:
+        session.execute(
+            _STARTED,
+            [{"pk": pk, "number": number, "at": at, "executor": executor_pk} for pk, number, at in rows],
+        )
+
+
+def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -> set[int]:
+    """Tries that are over; returns the keys of those that had been taken over, which are left as they are."""
+    if not rows:
+        return set()
+    result = session.execute(
+        _ENDED,
+        [
+            {
+                "pk": row.pk,
+                "number": row.try_number,
+                "executor": executor_pk,
+                "new": row.state,
+                "why": row.reason,
+                "text": None if row.error is None else text_for_database(row.error),
+                "began": row.started_us,
+                "ended": row.ended_us,
+                "due": row.due_us,
+            }
+            for row in rows
+        ],
+    )
+    if _changed(result) == len(rows):
+        return set()
+    wanted = {row.pk: row for row in rows}
+    lost = set(wanted)
+    for some in _in_groups(list(wanted)):
+        for pk, state, number, executor in session.execute(
+            select(TaskInstance.id, TaskInstance.state, TaskInstance.try_number, TaskInstance.executor_pk).where(
+                TaskInstance.id.in_(some)
+            )
+        ):
+            row = wanted[pk]
+            if (state, number, executor) == (row.state, row.try_number, executor_pk):
+                lost.discard(pk)
+    return lost
+
+
+def store_xcoms(session: Session, rows: Sequence[tuple[int, str, str, bytes]]) -> None:
+    """XComs: task instance's key, key, encoding, data."""
+    if rows:
+        session.execute(
+            insert(_table(XCom)),
+            [
+                {
+                    "task_instance_pk": pk,
+                    "key": text_for_database(key),
+                    "encoding": encoding,
+                    "size_bytes": len(data),
+                    "sha256": sha256(data).digest(),
+                    "value": data,
+                }
+                for pk, key, encoding, data in rows
+            ],
+        )
+
+
+def fetch_xcoms(session: Session, pks: Iterable[int]) -> dict[tuple[int, str], tuple[str, bytes]]:
+    """All XComs of the task instances: (task instance's key, key) to (encoding, data)."""
+    found: dict[tuple[int, str], tuple[str, bytes]] = {}
+    for some in _in_groups(list(pks)):
+        for pk, key, encoding, data in session.execute(
+            select(XCom.task_instance_pk, XCom.key, XCom.encoding, XCom.value).where(XCom.task_instance_pk.in_(some))
+        ):
+            found[pk, key] = (encoding, data)
+    return found
+
+
+def store_logs(session: Session, rows: Sequence[tuple[int, int, int, int | None, str | None, str]]) -> None:
+    """Log lines: task instance's key, try number, microseconds, level, logger, text."""
+    if rows:
+        names = ("task_instance_pk", "try_number", "at", "level", "logger", "message")
+        session.execute(insert(_table(LogRecord)), [dict(zip(names, row, strict=True)) for row in rows])
+
+
+def record_executor(session: Session, token: str, host: str, process_started_at: int | None, now_us: int) -> int:
+    """A service begins to work on this database; returns its key."""
+    values = {
+        "token": token,
+        "host": host,
+        "pid": os.getpid(),
+        "process_started_at": process_started_at,
+        "started_at": now_us,
+    }
+    return int(session.execute(insert(ExecutorRecord).values(values).returning(ExecutorRecord.id)).scalar_one())
+
+
+def end_executor(session: Session, pk: int, now_us: int) -> None:
+    """The service has stopped in good order."""
+    session.execute(update(ExecutorRecord).where(ExecutorRecord.id == pk).values(ended_at=now_us))
+
+
+def _table(model: Any) -> Table:
+    """The plain table: statements of many rows go past the ORM."""
+    table = model.__table__
+    assert isinstance(table, Table)
+    return table
+
+
+def _changed(result: Any) -> int:
+    return int(result.rowcount)
+
+
+def _in_groups(pks: list[int]) -> Iterable[list[int]]:
+    for start in range(0, len(pks), IDS_PER_STATEMENT):
+        yield pks[start : start + IDS_PER_STATEMENT]
+
+
+def _may_become(*targets: TaskInstanceState, beside: TaskInstanceState | None = None) -> Any:
+    """The guard of an update: the row is in a state from which one of `targets` may be entered.
+
+    Written with OR, since a list in IN cannot be expanded in a statement for many rows.
+    """
+    sources = set().union(*map(sources_of, targets)) - {beside}
+    return or_(*(_TI.c.state == state for state in sorted(sources)))
+
+
+_TI = _table(TaskInstance)
+
+_CLAIM = (
+    update(_TI)
+    # From pending and up_for_retry too: what is queued and claimed in one breath is written once.
+    .where(_TI.c.id == bindparam("pk"), _may_become(_S.RUNNING, _S.QUEUED, beside=_S.RUNNING))
+    .values(
+        state=_S.RUNNING,
+        try_number=bindparam("number"),
+        executor_pk=bindparam("executor"),
+        end_reason=None,
+        error=None,
+        due_at=None,
+        started_at=None,
+        ended_at=None,
+    )
+)
+_CHANGE = (
+    update(_TI)
+    .where(
+        _TI.c.id == bindparam("pk"),
+        _may_become(_S.QUEUED, _S.SKIPPED, _S.UPSTREAM_FAILED, beside=_S.RUNNING),
+    )
+    .values(state=bindparam("new"), end_reason=bindparam("why"), ended_at=bindparam("ended"), due_at=None)
+)
+_MINE = (
+    _TI.c.id == bindparam("pk"),
+    _TI.c.executor_pk == bindparam("executor"),
+    _TI.c.try_number == bindparam("number"),
+    _TI.c.state == _S.RUNNING,
+)
+_STARTED = update(_TI).where(*_MINE).values(started_at=bindparam("at"))
+_ENDED = (
+    update(_TI)
+    .where(*_MINE)
+    .values(
+        state=bindparam("new"),
+        end_reason=bindparam("why"),
+        error=bindparam("text"),
+        started_at=bindparam("began"),
+        ended_at=bindparam("ended"),
+        due_at=bindparam("due"),
+    )
+)
