@@ -13,8 +13,23 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 CONTEXT_KEYS = frozenset(
-    "dag_run data_interval_end data_interval_start ds ds_nodash logical_date params run_id task_instance "
-    "task_instance_key_str ti try_number ts ts_nodash ts_nodash_with_tz".split()
+    [
+        "dag_run",
+        "data_interval_end",
+        "data_interval_start",
+        "ds",
+        "ds_nodash",
+        "logical_date",
+        "params",
+        "run_id",
+        "task_instance",
+        "task_instance_key_str",
+        "ti",
+        "try_number",
+        "ts",
+        "ts_nodash",
+        "ts_nodash_with_tz",
+    ]
 )
 
 

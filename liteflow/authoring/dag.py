@@ -7,9 +7,10 @@ import inspect
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import update_wrapper
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from liteflow.authoring.dagfile import refuse_while_loading
@@ -45,9 +46,16 @@ if TYPE_CHECKING:
 _stack = threading.local()
 _collector: list[list[Dag]] = []
 
-_DAG_OPTIONS = (
-    "db_path description params default_args durability max_active_tasks fail_fast tags".split()
-)
+_DAG_OPTIONS = [
+    "db_path",
+    "description",
+    "params",
+    "default_args",
+    "durability",
+    "max_active_tasks",
+    "fail_fast",
+    "tags",
+]
 
 
 def current_dag() -> Dag | None:
@@ -106,7 +114,8 @@ class Dag:
         self.default_options: TaskOptions = task_options(self.default_args, self.place)
         if durability not in ("normal", "full"):
             raise InvalidOptionError(
-                f'{self.place}: option durability={durability!r} must be "normal" or "full"', option="durability"
+                f'{self.place}: option durability={durability!r} must be "normal" or "full"',
+                option="durability",
             )
         self.durability = durability
         self.max_active_tasks = dag_count("max_active_tasks", max_active_tasks, self.place)
@@ -146,13 +155,12 @@ class Dag:
         """The param `name` as an argument for a task: the task gets its value in the run."""
         if name not in self.params:
             raise ParamError(
-                f"{caller()}: dag {self.dag_id!r} has no param {name!r}{did_you_mean(name, self.params)}", param=name
+                f"{caller()}: dag {self.dag_id!r} has no param {name!r}{did_you_mean(name, self.params)}",
+                param=name,
             )
         return DagParam(name)
 
-    def free_task_id(
-        self, given: str | None, name: str, function: Callable[..., Any] | None, place: Place
-    ) -> str:
+    def free_task_id(self, given: str | None, name: str, function: Callable[..., Any] | None, place: Place) -> str:
         """The id of a new task: `given` or made from the function's name; a repeat gets `__1`, `__2`, as in Airflow.
 
         An id that was given and that another function has already raises DuplicateTaskIdError.
@@ -283,7 +291,7 @@ class Dag:
             path.append(here)
             here = next(up for up in self.task_dict[here].upstream_task_ids if up in stuck)
         cycle = [here, *reversed(path[path.index(here) :])]
-        places = [f"{a} -> {b} at {self._edges[a, b]}" for a, b in zip(cycle, cycle[1:], strict=False)]
+        places = [f"{a} -> {b} at {self._edges[a, b]}" for a, b in pairwise(cycle)]
         raise DagCycleError(
             f"{self._edges[cycle[-2], cycle[-1]]}: dag {self.dag_id!r}: task {here!r} is downstream of itself "
             f"({' -> '.join(cycle)}). Remove one of these edges: {'; '.join(places)}",
@@ -345,9 +353,7 @@ class Dag:
         from liteflow.storage.history import open_history
 
         facts = open_history(db_path).dag(dag_id)
-        dag = cls(
-            facts.dag_id, db_path=db_path, description=facts.description, tags=facts.tags, params=facts.params
-        )
+        dag = cls(facts.dag_id, db_path=db_path, description=facts.description, tags=facts.tags, params=facts.params)
         dag.is_metadata_only = True
         dag.place = Place(facts.file or "<unknown>", 0)
         return dag
@@ -427,9 +433,7 @@ class DagFactory:
 @overload
 def dag(dag_id_or_function: Callable[..., Any], /) -> DagFactory: ...
 @overload
-def dag(
-    dag_id_or_function: str | None = None, /, **options: Any
-) -> Callable[[Callable[..., Any]], DagFactory]: ...
+def dag(dag_id_or_function: str | None = None, /, **options: Any) -> Callable[[Callable[..., Any]], DagFactory]: ...
 def dag(
     dag_id_or_function: str | Callable[..., Any] | None = None, /, **options: Any
 ) -> DagFactory | Callable[[Callable[..., Any]], DagFactory]:
@@ -442,5 +446,3 @@ def dag(
         return DagFactory(dag_id_or_function, None, options)
     dag_id = options.pop("dag_id", dag_id_or_function)
     return lambda function: DagFactory(function, dag_id, options)
-
-

@@ -66,7 +66,7 @@ def file_of_module(name: str) -> str | None:
         path = getattr(module, "__file__", None)
         if path is None or not os.path.isfile(path):
             raise LookupError(name)
-        return os.path.abspath(path)
+        return os.path.abspath(str(path))
     if module is None:
         raise LookupError(name)
     if name.startswith(_PREFIX):
@@ -91,7 +91,9 @@ def _is_importable(name: str, spec: Any) -> bool:
 def importable_name(name: str) -> str:
     """The name by which other processes import the module `name`: `python -m pkg.mod` runs it as `__main__`."""
     spec = getattr(sys.modules.get(name), "__spec__", None)
-    return spec.name if name in ("__main__", "__mp_main__") and spec is not None else name
+    if name in ("__main__", "__mp_main__") and spec is not None:
+        return str(spec.name)
+    return name
 
 
 def load_file(path: str, digest: str | None = None) -> ModuleType:

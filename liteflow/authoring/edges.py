@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.places import caller
@@ -91,7 +92,7 @@ def cross_downstream(from_tasks: Any, to_tasks: Any) -> None:
 
 def _neighbours(elements: Sequence[Any]) -> Iterable[tuple[Any, Any]]:
     kept = [one for one in elements if isinstance(one, DependencyMixin) or tasks_of(one)]
-    return zip(kept, kept[1:], strict=False)
+    return pairwise(kept)
 
 
 def _cross(left: Any, right: Any) -> None:

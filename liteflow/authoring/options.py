@@ -119,28 +119,96 @@ _TASK_OPTIONS: Mapping[str, tuple[str, Check]] = {
 
 # Airflow's options that mean nothing without its scheduler, mail, users or web pages.
 _INERT_TASK_OPTIONS = frozenset(
-    "owner email email_on_retry email_on_failure queue start_date end_date sla resources run_as_user inlets outlets "
-    "doc doc_json doc_yaml doc_rst task_display_name logger_name allow_nested_operators weight_rule "
-    "show_return_value_in_logs ignore_first_depends_on_past".split()
+    [
+        "owner",
+        "email",
+        "email_on_retry",
+        "email_on_failure",
+        "queue",
+        "start_date",
+        "end_date",
+        "sla",
+        "resources",
+        "run_as_user",
+        "inlets",
+        "outlets",
+        "doc",
+        "doc_json",
+        "doc_yaml",
+        "doc_rst",
+        "task_display_name",
+        "logger_name",
+        "allow_nested_operators",
+        "weight_rule",
+        "show_return_value_in_logs",
+        "ignore_first_depends_on_past",
+    ]
 )
 INERT_DAG_OPTIONS = frozenset(
-    "schedule start_date end_date catchup doc_md dag_display_name owner_links access_control deadline "
-    "is_paused_upon_creation sla_miss_callback max_consecutive_failed_dag_runs auto_register "
-    "disable_bundle_versioning rerun_with_latest_version allowed_run_types".split()
+    [
+        "schedule",
+        "start_date",
+        "end_date",
+        "catchup",
+        "doc_md",
+        "dag_display_name",
+        "owner_links",
+        "access_control",
+        "deadline",
+        "is_paused_upon_creation",
+        "sla_miss_callback",
+        "max_consecutive_failed_dag_runs",
+        "auto_register",
+        "disable_bundle_versioning",
+        "rerun_with_latest_version",
+        "allowed_run_types",
+    ]
 )
 
 # Airflow's options that would change what a run does, and that liteflow does not have yet: refused, not ignored.
 _MISSING_TASK_OPTIONS = frozenset(
-    "pool pool_slots priority_weight depends_on_past wait_for_downstream retry_policy max_active_tis_per_dag "
-    "max_active_tis_per_dagrun map_index_template on_execute_callback on_failure_callback on_success_callback "
-    "on_retry_callback on_skipped_callback pre_execute post_execute templates_dict templates_exts "
-    "wait_for_past_depends_before_skipping render_template_as_native_obj executor executor_config "
-    "do_xcom_push".split()
+    [
+        "pool",
+        "pool_slots",
+        "priority_weight",
+        "depends_on_past",
+        "wait_for_downstream",
+        "retry_policy",
+        "max_active_tis_per_dag",
+        "max_active_tis_per_dagrun",
+        "map_index_template",
+        "on_execute_callback",
+        "on_failure_callback",
+        "on_success_callback",
+        "on_retry_callback",
+        "on_skipped_callback",
+        "pre_execute",
+        "post_execute",
+        "templates_dict",
+        "templates_exts",
+        "wait_for_past_depends_before_skipping",
+        "render_template_as_native_obj",
+        "executor",
+        "executor_config",
+        "do_xcom_push",
+    ]
 )
 MISSING_DAG_OPTIONS = frozenset(
-    "dagrun_timeout max_active_runs max_crashes retain_runs retain_days on_success_callback on_failure_callback "
-    "template_searchpath template_undefined user_defined_macros user_defined_filters jinja_environment_kwargs "
-    "render_template_as_native_obj".split()
+    [
+        "dagrun_timeout",
+        "max_active_runs",
+        "max_crashes",
+        "retain_runs",
+        "retain_days",
+        "on_success_callback",
+        "on_failure_callback",
+        "template_searchpath",
+        "template_undefined",
+        "user_defined_macros",
+        "user_defined_filters",
+        "jinja_environment_kwargs",
+        "render_template_as_native_obj",
+    ]
 )
 
 

@@ -93,7 +93,7 @@ class TaskFactory:
 
     def __init__(self, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
         if isinstance(function, TaskFactory):
-            raise DagError(f"{caller()}: {function.__name__} is a task already; use .override(...) to change options")
+            raise DagError(f"{caller()}: {function.name} is a task already; use .override(...) to change options")
         if isinstance(function, staticmethod | classmethod):
             raise DagError(f"{caller()}: put @staticmethod or @classmethod above @task, not below it")
         if not callable(function):
@@ -102,9 +102,8 @@ class TaskFactory:
         """The plain function."""
         self.options = dict(options)
         update_wrapper(self, function)
-        if not hasattr(self, "__name__"):  # a partial, or an object that can be called
-            inner = function.func if isinstance(function, partial) else type(function)
-            self.__name__ = getattr(inner, "__name__", "task")
+        inner = function.func if isinstance(function, partial) else type(function)
+        self.name = str(getattr(function, "__name__", None) or getattr(inner, "__name__", "task"))
         where = caller()
         task_options({key: value for key, value in self.options.items() if key != "task_id"}, where)
         if "task_id" in self.options:
@@ -134,10 +133,8 @@ class TaskFactory:
     __lshift__ = __rrshift__ = __rlshift__ = __rshift__
 
     def _not_called(self) -> NoReturn:
-        name = self.__name__
-        raise DagError(
-            f"{caller()}: {name} at an edge is a function, not a task of the dag; call it: {name}(...)"
-        )
+        name = self.name
+        raise DagError(f"{caller()}: {name} at an edge is a function, not a task of the dag; call it: {name}(...)")
 
     def _make(self, dag: Dag, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
         place = caller()
@@ -148,7 +145,7 @@ class TaskFactory:
         own = {key: value for key, value in self.options.items() if key != "task_id"}
         task = Task(
             dag=dag,
-            task_id=dag.free_task_id(self.options.get("task_id"), self.__name__, self.function, place),
+            task_id=dag.free_task_id(self.options.get("task_id"), self.name, self.function, place),
             function=self.function,
             args=taken_args,
             kwargs=taken_kwargs,
@@ -182,7 +179,7 @@ class TaskFactory:
         try:
             bound = signature.bind_partial(*args, **kwargs).arguments
         except TypeError as error:
-            raise DagError(f"{place}: {self.__name__}(): {error}") from None
+            raise DagError(f"{place}: {self.name}(): {error}") from None
         wanted: list[str] = []
         missing: list[str] = []
         wants_all = False
@@ -196,7 +193,7 @@ class TaskFactory:
             elif parameter.default is parameter.empty:
                 missing.append(name)
         if missing:
-            raise DagError(f"{place}: {self.__name__}() is called without {', '.join(map(repr, missing))}")
+            raise DagError(f"{place}: {self.name}() is called without {', '.join(map(repr, missing))}")
         return tuple(wanted), wants_all
 
 

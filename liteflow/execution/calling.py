@@ -57,14 +57,16 @@ class Result(NamedTuple):
     xcoms: tuple[tuple[str, str, bytes], ...]
 
 
-
 def call(function: Callable[..., Any], payload: Payload, report: Callable[[str], None]) -> Result:
     """Call the function as the payload says. `report` gets the text of a traceback."""
     try:
         params = _decoded_params(payload.params)
         context = make_context(
             DagRunFacts(
-                payload.dag_id, payload.run_id, _EPOCH + timedelta(microseconds=payload.logical_date_us), params
+                payload.dag_id,
+                payload.run_id,
+                _EPOCH + timedelta(microseconds=payload.logical_date_us),
+                params,
             ),
             TaskInstanceFacts(
                 payload.dag_id,
@@ -141,8 +143,7 @@ def _outputs(value: Any, payload: Payload) -> tuple[tuple[str, str, bytes], ...]
     if payload.multiple_outputs:
         if not isinstance(value, dict):
             raise XComEncodeError(
-                f"the task has multiple_outputs (or is annotated to return a dict) and returned "
-                f"{type(value).__name__}"
+                f"the task has multiple_outputs (or is annotated to return a dict) and returned {type(value).__name__}"
             )
         for key, one in value.items():
             if not isinstance(key, str):

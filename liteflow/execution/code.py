@@ -119,7 +119,7 @@ def _pickler_class() -> type[pickle.Pickler]:
     if _CodePickler is None:
         import cloudpickle
 
-        class CodePickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined]  # cloudpickle is untyped
+        class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
             def reducer_override(self, obj: Any) -> Any:
                 reduced = reduce_by_file(obj)
                 return super().reducer_override(obj) if reduced is None else reduced

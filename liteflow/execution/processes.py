@@ -51,7 +51,7 @@ def belonging_to_slot(slot_pid: int, mark: str) -> list[int]:
             continue
         pid = int(name)
         fields = _stat(pid)
-        if fields is None or fields[0] in "ZX" or pid == slot_pid or pid == own:
+        if fields is None or fields[0] in "ZX" or pid in (slot_pid, own):
             continue
         parents[pid] = int(fields[1])
         if int(fields[3]) == slot_pid or _carries(pid, needle):

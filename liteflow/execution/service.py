@@ -82,9 +82,7 @@ class Turn:
     over: list[ActiveRun] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(
-            self.started or self.ended or self.changes or self.lines or self.claims or self.begun or self.over
-        )
+        return bool(self.started or self.ended or self.changes or self.lines or self.claims or self.begun or self.over)
 
 
 class ExecutorService:
@@ -308,9 +306,7 @@ class ExecutorService:
                     params_json=params_json,
                     structure_digest=prepared.digest,
                     tasks=[
-                        recording.TaskFacts(
-                            task.task_id, list(task.upstream_task_ids), task.options.trigger_rule.value
-                        )
+                        recording.TaskFacts(task.task_id, list(task.upstream_task_ids), task.options.trigger_rule.value)
                         for task in prepared.tasks
                     ],
                     now_us=_now_us(),
@@ -453,8 +449,10 @@ class ExecutorService:
         if outcome.reason in (EndReason.CRASHED, EndReason.TIMEOUT, EndReason.CANCELLED) and outcome.error:
             turn.lines.append((job, LogLine(now_us, 40, "liteflow.task", outcome.error)))
         if job.log_cut:
-            text = f"... {job.log_cut:,} more characters were cut: the log of one try is kept up to " \
+            text = (
+                f"... {job.log_cut:,} more characters were cut: the log of one try is kept up to "
                 f"log_cap_bytes={job.log_cap_bytes:,}"
+            )
             turn.lines.append((job, LogLine(now_us, 30, "liteflow.task", text)))
 
     def _ring_timers(self, turn: Turn) -> None:
@@ -594,9 +592,7 @@ class ExecutorService:
         """Runs that are no longer ours: taken over by another service, deleted, or cancelled before they began."""
         from liteflow.storage import recording
 
-        lost = [
-            run for run in turn.begun if not recording.own_run(session, run.pk, self._executor_pk, _now_us())
-        ]
+        lost = [run for run in turn.begun if not recording.own_run(session, run.pk, self._executor_pk, _now_us())]
         others = {run.pk for run in self._runs.values() if run not in turn.begun}
         owned = recording.still_owned(session, others, self._executor_pk)
         return lost + [self._runs[pk] for pk in others - owned]
@@ -670,9 +666,7 @@ class ExecutorService:
             ],
             now_us,
         )
-        recording.claim(
-            session, [(run.pks[index], run.core.try_numbers[index]) for _, run, index in turn.claims], me
-        )
+        recording.claim(session, [(run.pks[index], run.core.try_numbers[index]) for _, run, index in turn.claims], me)
         for run in turn.over:
             recording.end_run(session, run.pk, *run.core.outcome(), now_us)
 
@@ -694,9 +688,7 @@ class ExecutorService:
         for job, outcome, change in turn.ended:
             if job.run.listener is not None:
                 took = (
-                    (outcome.ended_us - outcome.started_us) / 1e6
-                    if outcome.ended_us and outcome.started_us
-                    else None
+                    (outcome.ended_us - outcome.started_us) / 1e6 if outcome.ended_us and outcome.started_us else None
                 )
                 job.run.tell(
                     RunEvent("task", job.name, -1, change.state, job.try_number, change.reason, outcome.error, took)
@@ -917,9 +909,6 @@ def _refuse_conflict(
         different.append("tasks or edges")
     if different:
         raise RunConflictError(
-            f"run {run_id!r} of dag {dag.dag_id!r} exists with other {' and '.join(different)}; "
-            "choose another run id",
+            f"run {run_id!r} of dag {dag.dag_id!r} exists with other {' and '.join(different)}; choose another run id",
             run_id=run_id,
         )
-
-

@@ -81,7 +81,10 @@ class Slot:
         self.output, output_in = os.pipe()
         null = os.open(os.devnull, os.O_RDONLY)
         self.tokens_back = os.dup(tokens_out)
-        for fd in (self.tokens_back, self.output):  # the former holds for the worker's copy too, which knows it
+        for fd in (
+            self.tokens_back,
+            self.output,
+        ):  # the former holds for the worker's copy too, which knows it
             os.set_blocking(fd, False)
         ours.setblocking(False)
         environment = {

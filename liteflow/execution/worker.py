@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from liteflow.authoring.dagfile import loading
 from liteflow.errors import MissingMainGuard, TaskKilled
-from liteflow.execution.calling import Payload, Result, trace_of, call, describe_error
+from liteflow.execution.calling import Payload, Result, call, describe_error, trace_of
 from liteflow.execution.code import Code, load
 from liteflow.execution.messages import Unpacker, pack
 
@@ -154,9 +154,7 @@ class Worker:
             self._in_task = True
             try:
                 function = self._function(code_number)
-                result = (
-                    call(function, payload, self._report) if function else self._load_failed(code_number)
-                )
+                result = call(function, payload, self._report) if function else self._load_failed(code_number)
             finally:
                 self._in_task = False
         except TaskKilled:  # came between the call and here: what the call gave is void

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from liteflow.authoring.options import TaskOptions
@@ -37,7 +38,8 @@ class TaskSpec(NamedTuple):
     options: TaskOptions
 
 
-class Ended(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ended:
     """A try that is over: `state` is `success`, `failed` or `skipped`."""
 
     index: int
@@ -47,7 +49,8 @@ class Ended(NamedTuple):
     """Whether a failure may use a retry, if there is one left."""
 
 
-class Change(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Change:
     """A task instance that is now in `state`."""
 
     index: int
@@ -176,7 +179,8 @@ class RunCore:
             if self.states[index] is not _S.PENDING:
                 continue
             spec = self._specs[index]
-            counts = UpstreamCounts(*self._counts[index], len(spec.upstream))
+            success, failed, skipped, upstream_failed = self._counts[index]
+            counts = UpstreamCounts(success, failed, skipped, upstream_failed, len(spec.upstream))
             target = evaluate(spec.options.trigger_rule, counts)
             if target is None:
                 continue

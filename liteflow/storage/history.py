@@ -218,9 +218,7 @@ class History:
             return [self._dag_info(session, row) for row in rows]
 
     def _dag_info(self, session: Session, row: models.DagModel) -> DagInfo:
-        count = session.scalar(
-            select(func.count()).select_from(models.DagRun).where(models.DagRun.dag_pk == row.id)
-        )
+        count = session.scalar(select(func.count()).select_from(models.DagRun).where(models.DagRun.dag_pk == row.id))
         latest = self._select_runs(session, models.DagRun.dag_pk == row.id, limit=1)
         try:
             params = decode("json", row.params.encode())
@@ -238,9 +236,7 @@ class History:
 
     # Runs
 
-    def runs(
-        self, *, dag_id: str | None = None, state: str | None = None, limit: int | None = None
-    ) -> list[DagRun]:
+    def runs(self, *, dag_id: str | None = None, state: str | None = None, limit: int | None = None) -> list[DagRun]:
         """Runs, newest first. Raises ValueError for a state that there is not."""
         conditions: list[Any] = []
         if dag_id is not None:
@@ -259,7 +255,7 @@ class History:
         return found[0]
 
     def find_run(self, identifier: str) -> DagRun:
-        """The run that `identifier` names: `DAG/RUN`, a run id, a unique beginning of one, or a dag id (its latest run).
+        """The run named by `identifier`: `DAG/RUN`, a run id, a unique beginning of one, or a dag id (its latest run).
 
         Tried in that order. Raises AmbiguousRunError, which lists the candidates, and NotFoundError.
         """
@@ -299,13 +295,14 @@ class History:
             names = tuple(f"{run.dag_id}/{run.run_id}" for run in found)
             more = ", ..." if len(names) == MOST_CANDIDATES else ""
             raise AmbiguousRunError(
-                f"{identifier!r} could be any of: {', '.join(names)}{more}", identifier=identifier, candidates=names
+                f"{identifier!r} could be any of: {', '.join(names)}{more}",
+                identifier=identifier,
+                candidates=names,
             )
         known = [*session.scalars(select(models.DagModel.dag_id))]
         known += session.scalars(select(models.DagRun.run_id).order_by(models.DagRun.id.desc()).limit(200))
         raise NotFoundError(
-            f"{self.database.path}: no run or dag {identifier!r}{did_you_mean(identifier, known)}. "
-            "See: liteflow runs",
+            f"{self.database.path}: no run or dag {identifier!r}{did_you_mean(identifier, known)}. See: liteflow runs",
             identifier=identifier,
         )
 
@@ -361,9 +358,7 @@ class History:
         """All task instances of a run, upstream before downstream."""
         with self.database.read() as session:
             rows = session.scalars(
-                select(models.TaskInstance)
-                .where(models.TaskInstance.run_pk == run_pk)
-                .order_by(models.TaskInstance.id)
+                select(models.TaskInstance).where(models.TaskInstance.run_pk == run_pk).order_by(models.TaskInstance.id)
             )
             return [_instance_view(row) for row in rows]
 
@@ -482,8 +477,8 @@ def open_history(db_path: str | os.PathLike[str] | None = None) -> History:
 def read_session(db_path: str | os.PathLike[str] | None = None) -> Iterator[Session]:
     """A read-only SQLAlchemy session over the models, for queries of one's own.
 
-        with liteflow.read_session("etl.db") as session:
-            session.scalars(select(liteflow.storage.models.TaskInstance)...)
+    with liteflow.read_session("etl.db") as session:
+        session.scalars(select(liteflow.storage.models.TaskInstance)...)
     """
     database = open_database(db_path)
     try:

@@ -95,7 +95,12 @@ def find_existing_run(session: Session, dag_id: str, run_id: str) -> ExistingRun
     """The run of that dag and id, if there is one."""
     row = session.execute(
         select(
-            DagRun.id, DagRun.state, DagRun.params, DagRun.logical_date, DagRun.structure_digest, DagRun.executor_pk
+            DagRun.id,
+            DagRun.state,
+            DagRun.params,
+            DagRun.logical_date,
+            DagRun.structure_digest,
+            DagRun.executor_pk,
         )
         .join(DagModel, DagModel.id == DagRun.dag_pk)
         .where(DagModel.dag_id == dag_id, DagRun.run_id == run_id)
@@ -211,9 +216,7 @@ def request_cancel(session: Session, run_pk: int, now_us: int) -> RunState:
 
 def end_run(session: Session, run_pk: int, state: RunState, reason: EndReason | None, now_us: int) -> None:
     """The run is over."""
-    session.execute(
-        update(DagRun).where(DagRun.id == run_pk).values(state=state, end_reason=reason, ended_at=now_us)
-    )
+    session.execute(update(DagRun).where(DagRun.id == run_pk).values(state=state, end_reason=reason, ended_at=now_us))
 
 
 def claim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -> None:
@@ -222,7 +225,16 @@ def claim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -
     for some in _in_groups(again):
         session.execute(
             insert(TaskTry).from_select(
-                ["task_instance_pk", "try_number", "generation", "state", "end_reason", "error", "started_at", "ended_at"],
+                [
+                    "task_instance_pk",
+                    "try_number",
+                    "generation",
+                    "state",
+                    "end_reason",
+                    "error",
+                    "started_at",
+                    "ended_at",
+                ],
                 select(
                     TaskInstance.id,
                     TaskInstance.try_number,

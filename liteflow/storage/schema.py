@@ -44,9 +44,7 @@ def migrations_directory() -> Path:
     for candidate in (package / "_migrations", package.parent / "migrations"):
         if (candidate / "env.py").is_file():
             return candidate
-    raise StorageError(
-        f"liteflow is installed without its migrations (looked beside {package})", path=str(package)
-    )
+    raise StorageError(f"liteflow is installed without its migrations (looked beside {package})", path=str(package))
 
 
 def open_database(db_path: str | os.PathLike[str] | None = None, *, create: bool = False) -> Database:
@@ -58,13 +56,12 @@ def open_database(db_path: str | os.PathLike[str] | None = None, *, create: bool
     """
     database = Database(db_path)
     try:
-        if not Path(database.path).exists() and not create:
+        if not is_there(database) and not create:
             raise DatabaseMissingError(
-                f"{database.path}: no such database. A run creates it; or name another one with --db "
-                "(or $LITEFLOW_DB)",
+                f"{database.path}: no such database. A run creates it; or name another one with --db (or $LITEFLOW_DB)",
                 path=database.path,
             )
-        _refuse_foreign_file(database.path)
+        refuse_foreign_file(database.path)
         found = read_revision(database)
         if found is None and create:
             found = _create(database)
@@ -75,9 +72,14 @@ def open_database(db_path: str | os.PathLike[str] | None = None, *, create: bool
     return database
 
 
+def is_there(database: Database) -> bool:
+    """Whether there is a file at the path."""
+    return Path(database.path).exists()
+
+
 def read_revision(database: Database) -> str | None:
     """The revision of the database; None if it is missing or holds no table. A foreign one raises."""
-    if not Path(database.path).exists():
+    if not is_there(database):
         return None
     with database.read() as session:
         return _revision(database.path, session.connection())
@@ -104,7 +106,7 @@ def _some(names: set[str]) -> str:
     return ", ".join(first) + (", ..." if len(names) > len(first) else "")
 
 
-def _refuse_foreign_file(path: str) -> None:
+def refuse_foreign_file(path: str) -> None:
     """Say so when the file is no SQLite database, before SQLite makes anything of it.
 
     It is read before this process has it open through SQLite: closing a plain descriptor later would drop the
@@ -122,9 +124,7 @@ def _refuse_foreign_file(path: str) -> None:
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror}; may you read it?", path=path) from error
     if head and head != b"SQLite format 3\x00":
-        raise NotALiteflowDatabaseError(
-            f"{path}: not an SQLite database; name another file with --db", path=path
-        )
+        raise NotALiteflowDatabaseError(f"{path}: not an SQLite database; name another file with --db", path=path)
     _known_good.add(path)
 
 
@@ -188,9 +188,7 @@ def _check(path: str, found: str | None) -> None:
 
 def known_revisions() -> list[str]:
     """The revisions that this liteflow can come from, oldest first."""
-    return sorted(
-        file.name.split("_", 1)[0] for file in (migrations_directory() / "versions").glob("[0-9]*_*.py")
-    )
+    return sorted(file.name.split("_", 1)[0] for file in (migrations_directory() / "versions").glob("[0-9]*_*.py"))
 
 
 @dataclass(frozen=True)
@@ -218,26 +216,20 @@ def downgrade(db_path: str | os.PathLike[str] | None, revision: str) -> Change:
     return _migrate(db_path, target, lambda command, config: command.downgrade(config, revision))
 
 
-def _migrate(
-    db_path: str | os.PathLike[str] | None, target: str | None, run: Callable[[Any, Any], None]
-) -> Change:
+def _migrate(db_path: str | os.PathLike[str] | None, target: str | None, run: Callable[[Any, Any], None]) -> Change:
     database = Database(db_path)
     try:
-        _refuse_foreign_file(database.path)
+        refuse_foreign_file(database.path)
         known = known_revisions()
         before = read_revision(database)
         if before is not None and before not in known:
             _check(database.path, before)
         if target is not None and target not in known:
-            raise StorageError(
-                f"no schema revision {target!r}; there are {', '.join(known)}", path=database.path
-            )
+            raise StorageError(f"no schema revision {target!r}; there are {', '.join(known)}", path=database.path)
         if before == target:
             return Change(before, before, None)
         if not Path(database.path).parent.is_dir():
-            raise StorageError(
-                f"{database.path}: its directory does not exist; create it first", path=database.path
-            )
+            raise StorageError(f"{database.path}: its directory does not exist; create it first", path=database.path)
         backup = _backup(database.path, before) if before is not None else None
         _run_alembic(database, run)
         return Change(before, read_revision(database), backup)
@@ -294,9 +286,7 @@ def _backup(path: str, revision: str) -> str:
     try:
         source.backup(copy)
     except sqlite3.Error as error:
-        raise StorageError(
-            f"{target}: the backup failed ({error}); nothing was changed", path=path
-        ) from error
+        raise StorageError(f"{target}: the backup failed ({error}); nothing was changed", path=path) from error
     finally:
         copy.close()
         source.close()
@@ -310,9 +300,7 @@ def check(db_path: str | os.PathLike[str] | None = None) -> list[str]:
         with database.read() as session:
             connection = session.connection()
             found = [
-                f"integrity: {row[0]}"
-                for row in connection.exec_driver_sql("PRAGMA integrity_check")
-                if row[0] != "ok"
+                f"integrity: {row[0]}" for row in connection.exec_driver_sql("PRAGMA integrity_check") if row[0] != "ok"
             ]
             found += [
                 f"foreign key: {row[0]} row {row[1]} refers to a missing row of {row[2]}"
@@ -334,9 +322,7 @@ def _differences(connection: Connection) -> list[str]:
             continue
         columns = {column["name"] for column in inspector.get_columns(table.name)}
         indexes = {index["name"] for index in inspector.get_indexes(table.name)}
-        found += [
-            f"schema: column {table.name}.{c.name} is missing" for c in table.columns if c.name not in columns
-        ]
+        found += [f"schema: column {table.name}.{c.name} is missing" for c in table.columns if c.name not in columns]
         found += [f"schema: index {i.name} is missing" for i in table.indexes if i.name not in indexes]
     return found
 

@@ -78,9 +78,7 @@ def upgrade() -> None:
         ["dag_pk", "created_at"],
         unique=False,
     )
-    op.create_index(
-        op.f("ix_liteflow_dag_run_executor_pk"), "liteflow_dag_run", ["executor_pk"], unique=False
-    )
+    op.create_index(op.f("ix_liteflow_dag_run_executor_pk"), "liteflow_dag_run", ["executor_pk"], unique=False)
     op.create_index(op.f("ix_liteflow_dag_run_run_id"), "liteflow_dag_run", ["run_id"], unique=False)
     op.create_index(op.f("ix_liteflow_dag_run_state"), "liteflow_dag_run", ["state"], unique=False)
 

@@ -1,0 +1,110 @@
+"""`liteflow db`: the schema of the database."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from liteflow.cli.common import db_option, examples, home_relative, json_option, print_json, print_table
+
+
+@click.group("db")
+def db_command() -> None:
+    """Create, upgrade and check the database."""
+
+
+@examples("liteflow db upgrade", "liteflow db upgrade --db etl.db")
+@db_command.command("upgrade")
+@click.argument("revision", default="head")
+@db_option
+def upgrade_command(revision: str, db_path: str | None) -> None:
+    """Bring the database to REVISION (default: head); a missing one is created, others are backed up first."""
+    from liteflow.storage import schema
+
+    _report(schema.upgrade(db_path, revision))
+
+
+@examples("liteflow db downgrade base --db etl.db")
+@db_command.command("downgrade")
+@click.argument("revision")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@db_option
+def downgrade_command(revision: str, yes: bool, db_path: str | None) -> None:
+    """Take the database back to REVISION (base: no tables at all). A backup is made first."""
+    from liteflow.storage import schema
+
+    if not yes:
+        click.confirm(f"Take the database back to {revision}?", abort=True, err=True)
+    _report(schema.downgrade(db_path, revision))
+
+
+def _report(change: object) -> None:
+    from liteflow.storage.schema import Change
+
+    assert isinstance(change, Change)
+    if change.backup is not None:
+        click.echo(f"backup: {home_relative(change.backup)}", err=True)
+    if change.before == change.after:
+        click.echo(f"at {change.after or 'base'} already", err=True)
+    else:
+        click.echo(f"{change.before or 'empty'} -> {change.after or 'base'}", err=True)
+
+
+@examples("liteflow db current")
+@db_command.command("current")
+@db_option
+@json_option
+def current_command(db_path: str | None, as_json: bool) -> None:
+    """Print the schema revision of the database, and whether this liteflow can use it."""
+    from liteflow.errors import DatabaseMissingError
+    from liteflow.storage import schema
+    from liteflow.storage.engine import Database
+
+    database = Database(db_path)
+    try:
+        schema.refuse_foreign_file(database.path)
+        if not schema.is_there(database):
+            raise DatabaseMissingError(
+                f"{database.path}: no such database. Create it with: liteflow db upgrade", path=database.path
+            )
+        found = schema.read_revision(database)
+    finally:
+        database.close()
+    if as_json:
+        print_json({"path": database.path, "revision": found, "head": schema.HEAD, "usable": found == schema.HEAD})
+    else:
+        click.echo(f"{found or 'base'}{' (head)' if found == schema.HEAD else f', needed: {schema.HEAD}'}")
+
+
+@examples("liteflow db history")
+@db_command.command("history")
+@json_option
+def history_command(as_json: bool) -> None:
+    """List the schema revisions that this liteflow knows, oldest first."""
+    from liteflow.storage import schema
+
+    found = schema.history()
+    if as_json:
+        print_json([{"revision": revision, "reason": reason} for revision, reason in found])
+    else:
+        print_table(["REVISION", "REASON"], [list(one) for one in found], empty="there are none")
+
+
+@examples("liteflow db check --db etl.db")
+@db_command.command("check")
+@db_option
+@json_option
+def check_command(db_path: str | None, as_json: bool) -> None:
+    """Look for damage, dangling rows and a schema that is not this liteflow's. Exit 3 when something was found."""
+    from liteflow.storage import schema
+
+    found = schema.check(db_path)
+    if as_json:
+        print_json({"problems": found})
+    else:
+        for line in found:
+            click.echo(line)
+        if not found:
+            click.echo("ok", err=True)
+    sys.exit(3 if found else 0)

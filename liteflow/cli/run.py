@@ -1,0 +1,152 @@
+"""`liteflow run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from datetime import UTC, datetime
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from liteflow.cli.common import db_option, examples, json_option, print_json, run_document
+
+if TYPE_CHECKING:
+    from liteflow.authoring.dag import Dag
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; like Ctrl-C, with another exit code."""
+
+
+@examples(
+    "liteflow run my_workflow.py",
+    "liteflow run my_workflow.py --param day=2026-01-02 --run-id nightly-2026-01-02",
+    "liteflow run flows.py:etl --db etl.db --workers 8",
+)
+@click.command("run")
+@click.argument("file", metavar="FILE[:DAG_ID]")
+@click.option("--param", "params", multiple=True, metavar="K=V", help="A param of the run; V as JSON or as text.")
+@click.option("--run-id", metavar="ID", help="Makes it idempotent: a run of this id that is over is not run again.")
+@click.option("--logical-date", metavar="T", help="The date that the run is for, ISO 8601; UTC unless it says.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Tasks at a time; default the usable CPUs.")
+@click.option("--quiet", "-q", is_flag=True, help="Show nothing on stderr while it runs.")
+@db_option
+@json_option
+def run_command(
+    file: str,
+    params: tuple[str, ...],
+    run_id: str | None,
+    logical_date: str | None,
+    workers: int | None,
+    quiet: bool,
+    db_path: str | None,
+    as_json: bool,
+) -> None:
+    """Run a dag of a Python file once. Exit 0 if the run succeeded, 1 if it failed.
+
+    DAG_ID is needed when the file has several dags. The database is --db, else what the dag itself says, else
+    $LITEFLOW_DB, else liteflow.db.
+    """
+    dag = _load(file)
+    if db_path is not None:
+        dag.db_path = db_path
+    moment = _moment(logical_date) if logical_date is not None else None
+    given = dict(_param(dag, text) for text in params)
+    signal.signal(signal.SIGTERM, _on_term)
+    try:
+        run = dag.run(given, run_id=run_id, logical_date=moment, max_workers=workers, progress=False if quiet else None)
+    except Terminated:
+        _stopped(143)
+    except KeyboardInterrupt:
+        _stopped(130)
+    if as_json:
+        print_json(run_document(run))
+    else:
+        click.echo(f"{run.dag_id}/{run.run_id} {run.state}")
+    sys.exit(0 if run.state == "success" else 1)
+
+
+def _on_term(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _stopped(code: int) -> NoReturn:
+    click.echo("liteflow: stopped; the run was cancelled", err=True)
+    sys.exit(code)
+
+
+def _load(identifier: str) -> Dag:
+    """The dag that FILE[:DAG_ID] names."""
+    from liteflow.authoring.dag import DagFactory, collect_dags
+    from liteflow.authoring.dagfile import load_file
+    from liteflow.authoring.ids import did_you_mean
+    from liteflow.errors import DagFileError, LiteflowError
+
+    path, dag_id = identifier, None
+    if not os.path.exists(path) and ":" in identifier:
+        path, _, dag_id = identifier.rpartition(":")
+    path = os.path.abspath(path)
+    # As `python FILE` does it: what lies beside the file can be imported, by the workers too.
+    sys.path.insert(0, os.path.dirname(path))
+    with collect_dags() as dags:
+        try:
+            module = load_file(path)
+        except LiteflowError:
+            raise
+        except SyntaxError as error:
+            raise DagFileError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+        except Exception as error:
+            raise DagFileError(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
+    by_id: dict[str, Dag] = {}
+    for dag in dags:
+        if dag.dag_id in by_id:
+            raise DagFileError(
+                f"{dag.place}: dag id {dag.dag_id!r} is taken by the dag made at {by_id[dag.dag_id].place}"
+            )
+        by_id[dag.dag_id] = dag
+    if dag_id is not None:
+        if dag_id not in by_id:
+            there = f"; it has {', '.join(by_id) or 'none'}"
+            raise DagFileError(f"{path}: no dag {dag_id!r}{did_you_mean(dag_id, by_id) or there}")
+        return by_id[dag_id]
+    if len(by_id) == 1:
+        return next(iter(by_id.values()))
+    if by_id:
+        raise DagFileError(f"{path}: has several dags; name one: {', '.join(f'{path}:{name}' for name in by_id)}")
+    uncalled = [name for name, value in vars(module).items() if isinstance(value, DagFactory)]
+    hint = f"; call the @dag function at the end of the file: {uncalled[0]}()" if uncalled else ""
+    raise DagFileError(f"{path}: makes no dag when it is imported{hint}")
+
+
+def _place(error: BaseException, path: str) -> str:
+    """The last line of the file itself that the error passed through."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{path}:{lines[-1]}" if lines else path
+
+
+def _param(dag: Dag, text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.BadParameter(f"{text!r} is not of the form K=V", param_hint="--param")
+    if isinstance(dag.params.get(name), str):  # 00123 is what the user means, not a number
+        return name, value
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no ISO 8601 date or time, such as 2026-01-31 or 2026-01-31T06:00+01:00",
+            param_hint="--logical-date",
+        ) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

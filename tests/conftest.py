@@ -1,0 +1,145 @@
+"""What all tests share: a database of their own, and a look at what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the database of whoever runs the tests, nor looks different on their terminal."""
+    monkeypatch.delenv("LITEFLOW_DB", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> str:
+    """The path of a database that is not there yet."""
+    return str(tmp_path / "test.db")
+
+
+def descendants() -> set[int]:
+    """Living processes below this one, zombies left out."""
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    fields = file.read().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] not in "ZX":
+                parents[int(name)] = int(fields[1])
+    found: set[int] = set()
+    grown = {os.getpid()}
+    while grown:
+        grown = {pid for pid, parent in parents.items() if parent in grown} - found
+        found |= grown
+    return found
+
+
+@pytest.fixture
+def nothing_left_behind() -> Iterator[None]:
+    """Fail when a test leaves a process, or the service's thread."""
+    before = descendants()
+    yield
+    wait_until(lambda: not (descendants() - before), "processes left behind", timeout_s=5)
+    wait_until(
+        lambda: not any(thread.name == "liteflow-service" for thread in threading.enumerate()),
+        "the service's thread is left",
+    )
+
+
+def wait_until(condition: Callable[[], Any], what: str, *, timeout_s: float = 20.0) -> Any:
+    """Poll until `condition` gives something true, and return it; fail with `what` when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            pytest.fail(f"still not so after {timeout_s:g} s: {what}")
+        pause.wait(0.005)
+
+
+class Script:
+    """A Python file in a directory of its own, run as a real process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, *args: str, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run it to its end."""
+        return run_python(str(self.path), *args, cwd=self.path.parent, timeout=timeout, **env)
+
+    def start(self, *args: str, **env: str) -> subprocess.Popen[str]:
+        """Start it; the caller ends it."""
+        return subprocess.Popen(
+            [sys.executable, str(self.path), *args],
+            cwd=self.path.parent,
+            env=_environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+def _environment(extra: dict[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LITEFLOW", "PYTEST"))}
+    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **extra}
+
+
+def run_python(
+    *args: str, cwd: Path, timeout: float = 60, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run this Python with liteflow in reach."""
+    return subprocess.run(
+        [sys.executable, *args],
+        cwd=cwd,
+        env=_environment(env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def liteflow(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line."""
+    return run_python("-m", "liteflow", *args, cwd=cwd, **env)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., Script]:
+    """Make a script from its text."""
+
+    def make(text: str, name: str = "my_dag.py") -> Script:
+        path = tmp_path / name
+        path.write_text(text)
+        return Script(path)
+
+    return make
+
+
+def states_of(run: Any) -> dict[str, str]:
+    """Task ids to states."""
+    return {instance.task_id: str(instance.state) for instance in run.task_instances()}
+
+
+def lines_of(run: Any, task_id: str | None = None) -> Sequence[str]:
+    """What the tasks printed and logged."""
+    return [entry.message for entry in run.logs(task_id)]
