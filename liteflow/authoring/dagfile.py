@@ -52,6 +52,17 @@ def _read_digest(path: str) -> str:
         raise DagFileError(f"{path}: cannot be read ({error.strerror})") from error
 
 
+def remember_file(module: str) -> None:
+    """Take the digest of a script or dag file now, while it is being loaded: it may change before it is first sent."""
+    if module in ("__main__", "__mp_main__") or module.startswith(_PREFIX):
+        try:
+            file = file_of_module(module)
+        except LookupError:  # a prompt, a notebook: there is no file
+            return
+        if file is not None:
+            digest_of(file)
+
+
 def file_of_module(name: str) -> str | None:
     """The file of a module that other processes cannot import by its name; None for one that they can.
 

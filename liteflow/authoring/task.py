@@ -9,6 +9,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from liteflow.authoring.context import CONTEXT_KEYS
+from liteflow.authoring.dagfile import remember_file
 from liteflow.authoring.edges import DependencyMixin
 from liteflow.authoring.ids import check_name
 from liteflow.authoring.options import TaskOptions, task_options
@@ -91,6 +92,9 @@ class TaskFactory:
     called anywhere else it is the plain function.
     """
 
+    name: str
+    """The function's name: the id of its tasks unless they are given one."""
+
     def __init__(self, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
         if isinstance(function, TaskFactory):
             raise DagError(f"{caller()}: {function.name} is a task already; use .override(...) to change options")
@@ -108,6 +112,7 @@ class TaskFactory:
         task_options({key: value for key, value in self.options.items() if key != "task_id"}, where)
         if "task_id" in self.options:
             check_name("task id", self.options["task_id"])
+        remember_file(getattr(function, "__module__", None) or "")
         self._signature: inspect.Signature | None = None
 
     def override(self, **options: Any) -> TaskFactory:

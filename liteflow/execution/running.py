@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import queue
-import sys
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.dag import Dag
-from liteflow.errors import MissingMainGuard
 from liteflow.execution.progress import Display, choose_display
 from liteflow.execution.service import ExecutorService, RunHandle
 
@@ -40,17 +38,11 @@ def run_dag(
             events.put(event)
 
     display = choose_display(progress)
-    try:
-        with ExecutorService(dag.db_path, max_workers=max_workers, executor=executor) as service:
-            handle = service.submit(dag, params, run_id, logical_date, listener=listen if display else None)
-            if display is not None:
-                _show(display, dag, handle, events)
-            run = handle.wait()
-    except MissingMainGuard as error:
-        # A script ends here with exit code 2 and, since this is a SystemExit, without a word of its own.
-        print(f"liteflow: {error}", file=sys.stderr)
-        raise
-    return run
+    with ExecutorService(dag.db_path, max_workers=max_workers, executor=executor) as service:
+        handle = service.submit(dag, params, run_id, logical_date, listener=listen if display else None)
+        if display is not None and handle.is_driven_here:
+            _show(display, dag, handle, events)
+        return handle.wait()
 
 
 def _show(display: Display, dag: Dag, handle: RunHandle, events: queue.SimpleQueue[RunEvent]) -> None:

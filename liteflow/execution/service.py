@@ -13,6 +13,7 @@ import heapq
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -771,6 +772,11 @@ class RunHandle:
         """The run as it is recorded now."""
         return self._history.run(self._pk)
 
+    @property
+    def is_driven_here(self) -> bool:
+        """Whether it is this service that drives the run: not when the run was there already."""
+        return self._run is not None
+
     def over(self) -> bool:
         """Whether the run is over, or this process cannot go on with it."""
         return self.state.is_terminal if self._run is None else self._run.over.is_set()
@@ -791,6 +797,9 @@ class RunHandle:
         if self._run is not None:
             if not self._run.over.wait(timeout):
                 raise TimeoutError(f"run {self._run.run_id!r} is not over after {timeout:g} s")
+            if isinstance(self._run.error, MissingMainGuard):
+                # A script ends here with exit code 2 and, since this is a SystemExit, without a word of its own.
+                print(f"liteflow: {self._run.error}", file=sys.stderr)
             if self._run.error is not None:
                 raise self._run.error
         return self._wait_for_alien(deadline, timeout)
