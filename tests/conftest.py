@@ -102,9 +102,7 @@ def _environment(extra: dict[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **extra}
 
 
-def run_python(
-    *args: str, cwd: Path, timeout: float = 60, **env: str
-) -> subprocess.CompletedProcess[str]:
+def run_python(*args: str, cwd: Path, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
     """Run this Python with liteflow in reach."""
     return subprocess.run(
         [sys.executable, *args],

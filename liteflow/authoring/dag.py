@@ -30,6 +30,7 @@ from liteflow.authoring.xcomarg import DagParam
 from liteflow.errors import (
     DagCycleError,
     DagError,
+    DatabaseMissingError,
     DuplicateTaskIdError,
     InvalidOptionError,
     MetadataOnlyError,
@@ -359,10 +360,14 @@ class Dag:
         return dag
 
     def runs(self, state: str | None = None, limit: int | None = None) -> list[DagRun]:
-        """The dag's runs in its database, newest first; only those in `state`, at most `limit`."""
+        """The dag's runs, newest first; only those in `state`, at most `limit`. None when there is no database yet."""
         from liteflow.storage.history import open_history
 
-        return open_history(self.db_path).runs(dag_id=self.dag_id, state=state, limit=limit)
+        try:
+            history = open_history(self.db_path)
+        except DatabaseMissingError:
+            return []
+        return history.runs(dag_id=self.dag_id, state=state, limit=limit)
 
     def latest_run(self) -> DagRun | None:
         """The newest run, or None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -59,20 +60,14 @@ def current_command(db_path: str | None, as_json: bool) -> None:
     """Print the schema revision of the database, and whether this liteflow can use it."""
     from liteflow.errors import DatabaseMissingError
     from liteflow.storage import schema
-    from liteflow.storage.engine import Database
+    from liteflow.storage.engine import database_url
 
-    database = Database(db_path)
-    try:
-        schema.refuse_foreign_file(database.path)
-        if not schema.is_there(database):
-            raise DatabaseMissingError(
-                f"{database.path}: no such database. Create it with: liteflow db upgrade", path=database.path
-            )
-        found = schema.read_revision(database)
-    finally:
-        database.close()
+    path = str(database_url(db_path).database)
+    if not os.path.exists(path):
+        raise DatabaseMissingError(f"{path}: no such database. Create it with: liteflow db upgrade", path=path)
+    found = schema.read_revision(path)
     if as_json:
-        print_json({"path": database.path, "revision": found, "head": schema.HEAD, "usable": found == schema.HEAD})
+        print_json({"path": path, "revision": found, "head": schema.HEAD, "usable": found == schema.HEAD})
     else:
         click.echo(f"{found or 'base'}{' (head)' if found == schema.HEAD else f', needed: {schema.HEAD}'}")
 

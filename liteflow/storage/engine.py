@@ -159,15 +159,15 @@ def _begin(connection: Any) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get("liteflow_begin", "BEGIN"))
 
 
-def storage_error(path: str, error: exc.DBAPIError) -> StorageError:
+def storage_error(path: str, error: BaseException) -> StorageError:
     """One line with the path and what to do, for an error of the driver."""
-    text = str(error.orig)
+    text = str(error.orig if isinstance(error, exc.DBAPIError) else error)
     low = text.lower()
     if "locked" in low or "busy" in low:
         cure = f"another program has held it for {BUSY_TIMEOUT_MS // 1000} s; end that program and try again"
     elif "readonly" in low or "read-only" in low:
         cure = "make the file and its directory writable, or name another file with --db"
-    elif "disk is full" in low or "full" in low:
+    elif "full" in low:
         cure = "the disk is full; make room and try again"
     elif "unable to open" in low:
         cure = "does its directory exist, and may you write to it?"

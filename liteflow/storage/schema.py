@@ -56,13 +56,12 @@ def open_database(db_path: str | os.PathLike[str] | None = None, *, create: bool
     """
     database = Database(db_path)
     try:
-        if not is_there(database) and not create:
+        if not create and not os.path.exists(database.path):
             raise DatabaseMissingError(
                 f"{database.path}: no such database. A run creates it; or name another one with --db (or $LITEFLOW_DB)",
                 path=database.path,
             )
-        refuse_foreign_file(database.path)
-        found = read_revision(database)
+        found = read_revision(database.path)
         if found is None and create:
             found = _create(database)
         _check(database.path, found)
@@ -72,29 +71,43 @@ def open_database(db_path: str | os.PathLike[str] | None = None, *, create: bool
     return database
 
 
-def is_there(database: Database) -> bool:
-    """Whether there is a file at the path."""
-    return Path(database.path).exists()
+def read_revision(path: str) -> str | None:
+    """The revision of the database at `path`; None if it is missing or holds no table. A foreign one raises.
 
-
-def read_revision(database: Database) -> str | None:
-    """The revision of the database; None if it is missing or holds no table. A foreign one raises."""
-    if not is_there(database):
+    Looks with a connection of its own, before any of ours: switching a stranger's file to WAL would change it.
+    """
+    if os.path.isdir(path):
+        raise NotALiteflowDatabaseError(f"{path}: a directory; name a file with --db", path=path)
+    if not os.path.exists(path):
         return None
-    with database.read() as session:
-        return _revision(database.path, session.connection())
-
-
-def _revision(path: str, connection: Connection) -> str | None:
-    tables = set(connection.scalars(text("SELECT name FROM sqlite_master WHERE type = 'table'")))
-    if VERSION_TABLE in tables:
-        found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
-        if found is not None:
-            return str(found)
-        tables.discard(VERSION_TABLE)
-    if tables - {"sqlite_sequence", "sqlite_stat1"}:
+    connection = None
+    try:
+        connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True, timeout=60)
+        tables = {name for (name,) in connection.execute(_TABLES)}
+        version = connection.execute(_VERSION).fetchone() if VERSION_TABLE in tables else None
+    except sqlite3.OperationalError as error:
+        raise storage_error(path, error) from error
+    except sqlite3.DatabaseError as error:
         raise NotALiteflowDatabaseError(
-            f"{path}: an SQLite database, but not one of liteflow's (it holds {_some(tables)}). "
+            f"{path}: not an SQLite database ({error}); name another file with --db", path=path
+        ) from error
+    finally:
+        if connection is not None:
+            connection.close()
+    return _revision(path, tables, version[0] if version else None)
+
+
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
+_VERSION = f"SELECT version_num FROM {VERSION_TABLE}"
+
+
+def _revision(path: str, tables: set[str], version: str | None) -> str | None:
+    if version is not None:
+        return version
+    others = tables - {VERSION_TABLE, "sqlite_sequence", "sqlite_stat1"}
+    if others:
+        raise NotALiteflowDatabaseError(
+            f"{path}: an SQLite database, but not one of liteflow's (it holds {_some(others)}). "
             "Name another file with --db",
             path=path,
         )
@@ -106,31 +119,6 @@ def _some(names: set[str]) -> str:
     return ", ".join(first) + (", ..." if len(names) > len(first) else "")
 
 
-def refuse_foreign_file(path: str) -> None:
-    """Say so when the file is no SQLite database, before SQLite makes anything of it.
-
-    It is read before this process has it open through SQLite: closing a plain descriptor later would drop the
-    locks that SQLite holds.
-    """
-    if path in _known_good:
-        return
-    try:
-        with open(path, "rb") as file:
-            head = file.read(16)
-    except FileNotFoundError:
-        return
-    except IsADirectoryError:
-        raise NotALiteflowDatabaseError(f"{path}: a directory; name a file with --db", path=path) from None
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}; may you read it?", path=path) from error
-    if head and head != b"SQLite format 3\x00":
-        raise NotALiteflowDatabaseError(f"{path}: not an SQLite database; name another file with --db", path=path)
-    _known_good.add(path)
-
-
-_known_good: set[str] = set()
-
-
 def _create(database: Database) -> str | None:
     """Create every table at head in one transaction; when another process was first, take what it made."""
     parent = Path(database.path).parent
@@ -140,7 +128,9 @@ def _create(database: Database) -> str | None:
         )
     with database.write(durable=True) as session:
         connection = session.connection()
-        found = _revision(database.path, connection)
+        tables = set(connection.exec_driver_sql(_TABLES).scalars())
+        version = connection.exec_driver_sql(_VERSION).scalar() if VERSION_TABLE in tables else None
+        found = _revision(database.path, tables, version)
         if found is None:
             Base.metadata.create_all(connection, checkfirst=False)
             _stamp(connection, HEAD)
@@ -219,9 +209,8 @@ def downgrade(db_path: str | os.PathLike[str] | None, revision: str) -> Change:
 def _migrate(db_path: str | os.PathLike[str] | None, target: str | None, run: Callable[[Any, Any], None]) -> Change:
     database = Database(db_path)
     try:
-        refuse_foreign_file(database.path)
         known = known_revisions()
-        before = read_revision(database)
+        before = read_revision(database.path)
         if before is not None and before not in known:
             _check(database.path, before)
         if target is not None and target not in known:
@@ -232,7 +221,7 @@ def _migrate(db_path: str | os.PathLike[str] | None, target: str | None, run: Ca
             raise StorageError(f"{database.path}: its directory does not exist; create it first", path=database.path)
         backup = _backup(database.path, before) if before is not None else None
         _run_alembic(database, run)
-        return Change(before, read_revision(database), backup)
+        return Change(before, read_revision(database.path), backup)
     finally:
         database.close()
 

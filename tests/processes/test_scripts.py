@@ -156,7 +156,8 @@ def test_a_missing_main_guard_under_the_command_line(script: Make, tmp_path: Pat
 
 def test_a_service_started_without_a_guard(script: Make) -> None:
     text = NO_GUARD.replace(
-        "dag.run()", "from liteflow import ExecutorService\nwith ExecutorService('u.db') as s:\n    s.submit(dag).wait()"
+        "dag.run()",
+        "from liteflow import ExecutorService\nwith ExecutorService('u.db') as s:\n    s.submit(dag).wait()",
     )
     done = script(text).run(timeout=30)
     assert done.returncode == 2, done.stderr
@@ -278,7 +279,9 @@ def test_a_run_whose_process_was_killed_shows_as_interrupted(script: Make, tmp_p
 
 
 def test_a_run_of_the_same_id_in_another_process_is_waited_for(script: Make, tmp_path: Path) -> None:
-    text = WAITING.replace('threading.Event().wait(60)', 'exec("while not Path(\'go\').exists(): threading.Event().wait(0.01)")')
+    text = WAITING.replace(
+        "threading.Event().wait(60)", "exec(\"while not Path('go').exists(): threading.Event().wait(0.01)\")"
+    )
     text = text.replace("dag.run()", "run = dag.run(run_id='x', progress=False)\n    print(run.state, len(dag.runs()))")
     made = script(text)
     first = made.start()

@@ -259,6 +259,24 @@ def test_a_task_of_a_task_says_to_override() -> None:
         task(nothing)
 
 
+def test_task_decorates_with_and_without_parentheses() -> None:
+    @task
+    def bare() -> None:
+        """Does nothing."""
+
+    @task()
+    def called() -> None:
+        """Does nothing."""
+
+    @task(retries=2)
+    def optioned() -> None:
+        """Does nothing."""
+
+    with Dag("d") as d:
+        bare() >> called() >> optioned()
+    assert [(one.task_id, one.options.retries) for one in d.tasks] == [("bare", 0), ("called", 0), ("optioned", 2)]
+
+
 def test_task_is_for_functions() -> None:
     with pytest.raises(DagError, match="for functions, not for 3"):
         task(3)  # type: ignore[call-overload]
@@ -584,7 +602,7 @@ def test_an_edge_between_dags_names_both() -> None:
         (a,) = named("a")
     with Dag("two"):
         (b,) = named("b")
-    with pytest.raises(DagError, match="from 'a' to 'b' would join dags .*'one'|'two'") as caught:
+    with pytest.raises(DagError, match="from 'a' to 'b' would join dags") as caught:
         a >> b
     assert "'one'" in str(caught.value)
     assert "'two'" in str(caught.value)
@@ -844,10 +862,11 @@ def test_wrong_value_in_default_args_is_refused_when_the_dag_is_made(option: str
 
 
 def test_mistyped_option_names_the_nearest() -> None:
+    place = line() + 2
     with pytest.raises(InvalidOptionError, match=r"has no option 'retrys' \(did you mean 'retries'\?\)") as caught:
         task(nothing.function, retrys=3)
     assert caught.value.option == "retrys"
-    assert str(caught.value).startswith(at(line() - 3))
+    assert str(caught.value).startswith(at(place))
 
 
 def test_unknown_option_lists_those_that_there_are() -> None:
@@ -896,6 +915,12 @@ def test_default_args_hold_for_every_task_that_does_not_say_otherwise() -> None:
 def test_default_args_with_a_mistyped_name_name_the_nearest() -> None:
     with pytest.raises(InvalidOptionError, match="did you mean 'retries'"):
         Dag("d", default_args={"retires": 2})
+
+
+def test_an_id_in_default_args_is_refused_without_naming_it_as_the_nearest() -> None:
+    with pytest.raises(InvalidOptionError) as caught:
+        Dag("d", default_args={"task_id": "a"})
+    assert "did you mean 'task_id'" not in str(caught.value)
 
 
 def test_default_args_are_a_dict() -> None:
@@ -1169,8 +1194,7 @@ def test_a_bad_task_id_is_refused_with_the_place(task_id: Any) -> None:
 
 @given(st.text(max_size=5))
 def test_ids_are_ascii_letters_digits_and_three_signs(text: str) -> None:
-    good = re.fullmatch(r"[A-Za-z0-9_.-]{1,250}", text) is not None and not text.endswith("\n")
-    if good:
+    if re.fullmatch(r"[A-Za-z0-9_.-]{1,250}", text):
         assert Dag(text).dag_id == text
     else:
         with pytest.raises(InvalidIdError):

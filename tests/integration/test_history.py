@@ -1,0 +1,148 @@
+"""Reading what happened: runs by name, values as they are stored, a session of one's own."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select
+
+import liteflow
+from liteflow import Dag, task
+from liteflow.errors import AmbiguousRunError, DatabaseMissingError, MetadataOnlyError, NotFoundError, StorageError
+from liteflow.states import EndReason, RunState, TaskInstanceState
+from liteflow.storage import models
+from liteflow.storage.history import open_history
+from liteflow.storage.recording import TryEnded, record_ended
+from liteflow.storage.schema import open_database
+
+
+@task
+def give(value: int) -> list[int]:
+    return [value]
+
+
+@pytest.fixture
+def dag(db: str) -> Dag:
+    with Dag("history", db_path=db, description="What was", tags=["a", "b"], params={"n": 1}) as dag:
+        give(dag.param("n"))
+    for run_id in ("nightly-1", "nightly-2", "other"):
+        dag.run({"n": len(run_id)}, run_id=run_id, progress=False)
+    return dag
+
+
+def test_a_run_is_found_by_each_of_its_names(dag: Dag, db: str) -> None:
+    history = open_history(db)
+    assert history.find_run("history/nightly-1").run_id == "nightly-1"
+    assert history.find_run("nightly-2").run_id == "nightly-2"
+    assert history.find_run("oth").run_id == "other"
+    assert history.find_run("history/oth").run_id == "other"
+    assert history.find_run("history").run_id == "other", "a dag id is its latest run"
+    with pytest.raises(AmbiguousRunError, match="history/nightly-2, history/nightly-1") as caught:
+        history.find_run("night")
+    assert len(caught.value.candidates) == 2
+    with pytest.raises(NotFoundError, match=r"did you mean 'nightly-\d'"):
+        history.find_run("nigthly-1")
+
+
+def test_percent_and_underscore_are_no_wildcards(dag: Dag, db: str) -> None:
+    for identifier in ("%", "_ther", "history/%"):
+        with pytest.raises(NotFoundError):
+            open_history(db).find_run(identifier)
+
+
+def test_runs_are_listed_newest_first(dag: Dag) -> None:
+    assert [run.run_id for run in dag.runs()] == ["other", "nightly-2", "nightly-1"]
+    assert [run.run_id for run in dag.runs(limit=1)] == ["other"]
+    assert dag.runs(state="failed") == []
+    assert dag.latest_run().run_id == "other"
+
+
+def test_a_dag_that_never_ran_has_no_runs(db: str) -> None:
+    with Dag("never", db_path=db) as dag:
+        give(1)
+    assert dag.latest_run() is None
+    assert dag.runs() == []
+    with pytest.raises(DatabaseMissingError):
+        open_history(db)
+
+
+def test_a_loaded_dag_has_metadata_and_history_and_no_code(dag: Dag, db: str) -> None:
+    loaded = Dag.load("history", db)
+    assert (loaded.description, loaded.tags, loaded.params) == ("What was", ("a", "b"), {"n": 1})
+    assert [run.run_id for run in loaded.runs()] == ["other", "nightly-2", "nightly-1"]
+    assert loaded.latest_run().xcom("give") == [5]
+    with pytest.raises(MetadataOnlyError, match="test_history.py"):
+        loaded.run()
+    with pytest.raises(NotFoundError, match="did you mean 'history'"):
+        Dag.load("histroy", db)
+
+
+def test_xcoms(dag: Dag) -> None:
+    run = dag.latest_run()
+    assert run.xcom("give") == [5]
+    assert run.xcom("give", raw=True) == b"[5]"
+    assert run.xcom("give", "no such key") is None
+    assert [(one.key, one.encoding, one.size_bytes) for one in run.xcoms()] == [("return_value", "json", 3)]
+    with pytest.raises(NotFoundError, match="has no task 'gvie'.*did you mean 'give'"):
+        run.xcom("gvie")
+
+
+def test_a_session_of_ones_own_reads_and_cannot_write(dag: Dag, db: str) -> None:
+    with liteflow.read_session(db) as session:
+        states = session.scalars(select(models.TaskInstance.state)).all()
+        assert states == [TaskInstanceState.SUCCESS] * 3
+    with pytest.raises(StorageError, match="readonly"), liteflow.read_session(db) as session:
+        session.add(models.Pool(name="x", slots=1))
+        session.flush()
+
+
+def test_an_outcome_of_a_try_that_was_taken_over_is_dropped(dag: Dag, db: str) -> None:
+    """The fence: owner, try number and state must all still be the writer's."""
+    database = open_database(db)
+    with database.write() as session:
+        instance = session.scalars(select(models.TaskInstance)).first()
+        assert instance is not None
+        pk, owner = instance.id, instance.executor_pk
+        instance.state = TaskInstanceState.RUNNING
+        instance.try_number = 2
+
+    def end(try_number: int, executor: int) -> set[int]:
+        row = TryEnded(pk, try_number, TaskInstanceState.FAILED, EndReason.ERROR, "late", 1, 2, None)
+        with database.write() as session:
+            return record_ended(session, [row], executor)
+
+    assert owner is not None
+    assert end(1, owner) == {pk}, "an older try"
+    assert end(2, owner + 1) == {pk}, "another executor"
+    assert end(2, owner) == set()
+    assert end(2, owner) == set(), "the same once more is no news"
+    with database.read() as session:
+        assert session.scalar(select(models.TaskInstance.error).where(models.TaskInstance.id == pk)) == "late"
+    database.close()
+
+
+def test_cancel_of_a_queued_run_ends_it_at_once(db: str) -> None:
+    from liteflow.storage import recording
+
+    database = open_database(db, create=True)
+    with database.write() as session:
+        dag_pk = recording.record_dag(session, recording.DagFacts("queued", None, (), "{}", None, "x"), 1)
+        run_pk, _ = recording.create_run(
+            session,
+            dag_pk,
+            run_id="q",
+            logical_date=models.from_microseconds(1),
+            params_json="{}",
+            structure_digest="x",
+            tasks=[recording.TaskFacts("a", [], "all_success"), recording.TaskFacts("b", ["a"], "all_success")],
+            now_us=1,
+        )
+    database.close()
+    history = open_history(db)
+    run = history.run(run_pk)
+    assert (run.state, run.owner) == (RunState.QUEUED, None)
+    run.cancel()
+    run = run.refresh()
+    assert (run.state, run.end_reason) == ("failed", "cancelled")
+    assert {(one.state, one.end_reason) for one in run.task_instances()} == {("skipped", "cancelled")}
+    run.cancel()
+    assert run.refresh().ended_at == run.ended_at, "a run that is over stays as it is"
