@@ -22,13 +22,17 @@ def extract(day: str) -> list[int]:
 
 @task
 def load(numbers: list[int]) -> int:
-    """Take what `extract` returned: passing it made the edge and hands over the value."""
+    """Take what `extract` returned; passing it along made the edge."""
     total = sum(numbers)
     print(f"loading {{len(numbers)}} numbers, {{total}} in all")
     return total
 
 
-with Dag("{dag_id}", description="Two tasks, one value", params={{"day": "2026-01-01"}}) as dag:
+with Dag(
+    "{dag_id}",
+    description="Two tasks, one value",
+    params={{"day": "2026-01-01"}},
+) as dag:
     load(extract(dag.param("day")))
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.dag import Dag
 from liteflow.execution.progress import Display, choose_display
-from liteflow.execution.service import ExecutorService, RunHandle
+from liteflow.execution.service import ExecutorService, RunHandle, check_request
 
 if TYPE_CHECKING:
     from liteflow.execution.active import RunEvent
@@ -38,7 +38,8 @@ def run_dag(
             events.put(event)
 
     display = choose_display(progress)
-    with ExecutorService(dag.db_path, max_workers=max_workers, executor=executor) as service:
+    check_request(dag, params, run_id, logical_date)  # before anything is started or created
+    with ExecutorService(dag.db_path, dags=[dag], max_workers=max_workers, executor=executor) as service:
         handle = service.submit(dag, params, run_id, logical_date, listener=listen if display else None)
         if display is not None and handle.is_driven_here:
             _show(display, dag, handle, events)

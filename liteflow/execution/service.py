@@ -215,17 +215,7 @@ class ExecutorService:
         from liteflow.execution.active import ActiveRun
 
         prepared = self._prepare(dag)
-        merged = _merged_params(dag, params)
-        try:
-            params_json = encode_json(merged)
-        except XComEncodeError as error:
-            raise ParamError(f"the params of a run are stored as text: {error}", param="") from None
-        moment = _aware(logical_date) if logical_date is not None else datetime.now(UTC)
-        if run_id is None:
-            name = f"manual__{moment.isoformat()}_{secrets.token_hex(3)}"
-        else:
-            name = check_run_id(run_id)
-            _refuse_own_run(dag.dag_id, name)
+        name, moment, params_json = check_request(dag, params, run_id, logical_date)
         created = self._create(prepared, name, moment, params_json, must_match_date=logical_date is not None)
         if isinstance(created, RunHandle):
             return created
@@ -820,6 +810,22 @@ class RunHandle:
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"run {run.run_id!r} is not over after {timeout:g} s")
             time.sleep(ALIEN_POLL_S)
+
+
+def check_request(
+    dag: Dag, params: Mapping[str, Any] | None, run_id: str | None, logical_date: datetime | None
+) -> tuple[str, datetime, str]:
+    """Run id, logical date and params (as typed JSON) of a run that is asked for. Raises for what cannot be meant."""
+    merged = _merged_params(dag, params)
+    try:
+        params_json = encode_json(merged)
+    except XComEncodeError as error:
+        raise ParamError(f"the params of a run are stored as text: {error}", param="") from None
+    moment = _aware(logical_date) if logical_date is not None else datetime.now(UTC)
+    if run_id is None:
+        return f"manual__{moment.isoformat()}_{secrets.token_hex(3)}", moment, params_json
+    _refuse_own_run(dag.dag_id, check_run_id(run_id))
+    return run_id, moment, params_json
 
 
 def interrupted(run: DagRun) -> RunInterruptedError:

@@ -318,7 +318,8 @@ def snapshot():
     return (
         [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE)],
         list(logging.getLogger().handlers), logging.getLogger().level, list(warnings.filters),
-        multiprocessing.get_start_method(allow_none=True), os.getcwd(), dict(os.environ), list(sys.path), sys.stdout, sys.stderr,
+        multiprocessing.get_start_method(allow_none=True), os.getcwd(), dict(os.environ),
+        list(sys.path), sys.stdout, sys.stderr,
         "multiprocessing.resource_tracker" in sys.modules,
     )
 

@@ -338,9 +338,11 @@ def test_a_key_of_a_value_is_an_input_of_its_own() -> None:
 @given(
     st.recursive(
         st.integers(0, 4),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.tuples(inner, inner)
-        | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.tuples(inner, inner)
+            | st.dictionaries(st.text(max_size=2), inner, max_size=3)
+        ),
         max_leaves=12,
     )
 )

@@ -67,9 +67,7 @@ class Imports(ast.NodeVisitor):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         assert node.level == 0, f"line {node.lineno}: a relative import"
-        self.found += [
-            Import(f"{node.module}.{alias.name}", node.lineno, self._depth > 0) for alias in node.names
-        ]
+        self.found += [Import(f"{node.module}.{alias.name}", node.lineno, self._depth > 0) for alias in node.names]
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._depth += 1

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liteflow.authoring.trigger_rules import TriggerRule
@@ -20,7 +20,7 @@ STATES = {
     "U": TaskInstanceState.UPSTREAM_FAILED,
 }
 
-COLUMNS = "SS SF SK SU FF FK FU KK KU UU".split()
+COLUMNS = ["SS", "SF", "SK", "SU", "FF", "FK", "FU", "KK", "KU", "UU"]
 """The final states of two direct upstream task instances."""
 
 TABLE = {
@@ -76,11 +76,7 @@ def test_every_rule_is_in_the_tables() -> None:
 
 @pytest.mark.parametrize(
     ("rule", "ended", "expected"),
-    [
-        (rule, column, cell)
-        for rule, row in TABLE.items()
-        for column, cell in zip(COLUMNS, row.split(), strict=True)
-    ],
+    [(rule, column, cell) for rule, row in TABLE.items() for column, cell in zip(COLUMNS, row.split(), strict=True)],
 )
 def test_rule_says_what_the_truth_table_says(rule: str, ended: str, expected: str) -> None:
     assert verdict(rule, ended, 2) is VERDICTS[expected]
@@ -111,6 +107,7 @@ def test_one_upstream_decides_like_two_of_the_same(rule: str, state: str) -> Non
 
 
 @pytest.mark.parametrize("rule", sorted(TABLE))
+@settings(max_examples=50)
 @given(ended=st.lists(st.sampled_from("SFKU"), min_size=1, max_size=6))
 def test_once_all_have_ended_there_is_a_verdict(rule: str, ended: list[str]) -> None:
     assert verdict(rule, ended, len(ended)) is not None
@@ -137,6 +134,7 @@ orders = st.lists(st.sampled_from("SFKU"), min_size=1, max_size=6).flatmap(
 
 
 @pytest.mark.parametrize("rule", sorted(TABLE))
+@settings(max_examples=50)
 @given(both=orders)
 def test_the_first_verdict_is_the_same_in_any_order_of_arrival(rule: str, both: tuple[list[str], list[str]]) -> None:
     one, other = both
@@ -145,6 +143,7 @@ def test_the_first_verdict_is_the_same_in_any_order_of_arrival(rule: str, both: 
 
 
 @pytest.mark.parametrize("rule", sorted(TABLE))
+@settings(max_examples=50)
 @given(ended=st.lists(st.sampled_from("SFKU"), min_size=1, max_size=6))
 def test_once_decided_nothing_that_arrives_changes_the_verdict(rule: str, ended: list[str]) -> None:
     found = verdicts(rule, ended)

@@ -1,0 +1,79 @@
+"""Sessions for developers: `nox` runs lint, types, tests, examples and the wheel; `nox -s mermaid` needs Node.js."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests", "examples", "wheel"]
+nox.options.error_on_missing_interpreters = False
+nox.options.default_venv_backend = "venv"
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+
+
+@nox.session(python="3.11")
+def lint(session: nox.Session) -> None:
+    """ruff: rules and format."""
+    session.install("ruff>=0.11")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(python="3.11")
+def types(session: nox.Session) -> None:
+    """mypy, strict, on the package."""
+    session.install("-e", ".[dev]")
+    session.run("mypy")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """All tests, on each Python that is there."""
+    session.install("-e", ".[dev]")
+    session.run("python", "-m", "pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session(python="3.11")
+def examples(session: nox.Session) -> None:
+    """Each example, as a user starts it, in a directory of its own."""
+    session.install(".")
+    here = Path("examples").absolute()
+    for path in sorted(here.glob("*.py")):
+        with tempfile.TemporaryDirectory() as directory, session.chdir(directory):
+            session.run("python", str(path))
+
+
+@nox.session(python="3.11")
+def wheel(session: nox.Session) -> None:
+    """The wheel, alone, in an empty environment and an empty directory: scaffold, run, visualize, upgrade."""
+    built = Path(session.create_tmp()).absolute() / "dist"
+    shutil.rmtree(built, ignore_errors=True)
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(built), ".")
+    session.install(str(next(built.glob("*.whl"))))
+    with tempfile.TemporaryDirectory() as directory, session.chdir(directory):
+        text = session.run("python", "-m", "liteflow", "scaffold", silent=True)
+        Path("my_workflow.py").write_text(str(text))
+        session.run("python", "my_workflow.py")
+        drawn = session.run("python", "-m", "liteflow", "visualize", "my_workflow", silent=True)
+        if "flowchart LR" not in str(drawn):
+            session.error(f"no flowchart: {drawn}")
+        session.run("python", "-m", "liteflow", "db", "upgrade", "--db", "another.db")
+        session.run("python", "-m", "liteflow", "db", "check", "--db", "another.db")
+
+
+@nox.session(python="3.11")
+def mermaid(session: nox.Session) -> None:
+    """Has Mermaid itself parse what `visualize` and the README's state diagram say. Needs npm."""
+    session.install(".")
+    directory = Path(session.create_tmp()).absolute()
+    check = Path("tests/mermaid/parse.mjs").absolute()
+    make = Path("tests/mermaid/make.py").absolute()
+    with session.chdir(directory):
+        session.run("npm", "install", "--silent", "--no-fund", "--no-audit", "mermaid@11", "jsdom@26", external=True)
+        session.run("python", str(make), str(directory / "drawn"))
+        shutil.copy(check, directory / "parse.mjs")
+        session.run("node", "parse.mjs", str(directory / "drawn"), external=True)

@@ -1,0 +1,98 @@
+"""Pictures: stored expectations of Mermaid text. That Mermaid itself parses it is the business of `nox -s mermaid`."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liteflow.states import TaskInstanceState
+from liteflow.visualize import Node, Picture, flowchart, state_diagram
+from liteflow.visualize.mermaid import COLOURS, escape
+from tests.conftest import ROOT
+from tests.mermaid.make import HOSTILE, pictures
+
+DIAMOND = Picture(
+    "etl",
+    "r1",
+    "failed",
+    [
+        Node("a", -1, "success", [], "0.10 s"),
+        Node("b", -1, "failed", ["a"]),
+        Node("c", -1, "success", ["a"]),
+        Node("d", -1, "upstream_failed", ["b", "c"]),
+    ],
+)
+
+
+def test_a_run_with_its_states() -> None:
+    assert flowchart(DIAMOND) == (
+        "%% etl, run r1, failed\n"
+        "flowchart LR\n"
+        '    t0["a<br/>success 0.10 s"]\n'
+        '    t1["b<br/>failed"]\n'
+        '    t2["c<br/>success"]\n'
+        '    t3["d<br/>upstream_failed"]\n'
+        "    t0 --> t1\n"
+        "    t0 --> t2\n"
+        "    t1 --> t3\n"
+        "    t2 --> t3\n"
+        "    classDef success fill:#86efac,stroke:#15803d,color:#052e16\n"
+        "    class t0,t2 success\n"
+        "    classDef failed fill:#f87171,stroke:#991b1b,color:#450a0a\n"
+        "    class t1 failed\n"
+        "    classDef upstream_failed fill:#fdba74,stroke:#c2410c,color:#431407\n"
+        "    class t3 upstream_failed\n"
+    )
+
+
+def test_mapped_instances_have_their_index_and_all_their_edges() -> None:
+    picture = Picture(
+        "m", "r", "success", [Node("x", 0, "success", []), Node("x", 1, "success", []), Node("y", -1, "success", ["x"])]
+    )
+    assert picture.edges() == [(0, 2), (1, 2)]
+    assert 't1["x#91;1#93;<br/>success"]' in flowchart(picture)
+
+
+def test_a_dag_without_tasks_says_so() -> None:
+    assert (
+        flowchart(Picture("e", "r", "success", []))
+        == '%% e, run r, success\nflowchart LR\n    empty["e has no tasks"]\n'
+    )
+
+
+def test_every_state_has_a_colour() -> None:
+    assert set(COLOURS) == {str(state) for state in TaskInstanceState}
+
+
+LINE = re.compile(
+    r'%% [A-Za-z0-9 _.,/+=#;-]*|flowchart (LR|TD)|    t\d+\["[A-Za-z0-9 _.,/+=#;-]*<br/>[A-Za-z0-9 _.,/+=#;-]*"\]'
+    r'|    t\d+ --> t\d+|    classDef \w+ fill:#\w{6},stroke:#\w{6},color:#\w{6}|    class [t\d,]+ \w+'
+    r'|    empty\["[A-Za-z0-9 _.,/+=#;-]*"\]|    %% \d+ edges, [\w ]+'
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(pictures()))
+def test_nothing_but_the_expected_lines_comes_out(name: str) -> None:
+    for line in flowchart(pictures()[name]).splitlines():
+        assert LINE.fullmatch(line), line
+
+
+@given(st.text())
+def test_escaped_text_holds_nothing_that_means_anything(text: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9 _.,/+=#;-]*", escape(text))
+
+
+def test_escaped_text_reads_as_it_was() -> None:
+    for text in HOSTILE:
+        back = re.sub(r"#(\d+);", lambda match: chr(int(match.group(1))), escape(text))
+        assert back == re.sub("[\x00-\x1f\ud800]", "\ufffd", text)
+
+
+def test_the_readme_has_the_state_diagram_of_the_table() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert f"```mermaid\n{state_diagram()}```" in readme, (
+        "python -c 'import liteflow.visualize as v; print(v.state_diagram())'"
+    )
