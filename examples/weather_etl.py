@@ -3,8 +3,7 @@
     python examples/weather_etl.py
     liteflow run examples/weather_etl.py
 
-    extract -> validate -> aggregate_2012 .. aggregate_2015 -> combine -> write_summary -> report
-                                                                       -> draw_chart    ->
+    extract -> validate -> aggregate_2012 to aggregate_2015 -> combine -> write_summary, draw_chart -> report
 
 The four `aggregate` tasks run in parallel. What a task returns is stored, and is an argument of the tasks
 that get it; passing it on is all that it takes to put them in order. Two params say where to read and where
@@ -37,7 +36,7 @@ MOST_BAD_ROWS = 0.01
 log = logging.getLogger(__name__)
 
 
-# A TypedDict is a plain dict when the program runs, so it is stored as plain JSON that any program can read.
+# A TypedDict is a plain dict when the program runs, so it is stored as JSON, which `liteflow xcom` can show.
 class Day(TypedDict):
     """One row of the table that has been found good. Temperatures in °C, precipitation in mm."""
 

@@ -174,7 +174,7 @@ class Dag:
         if wanted not in self.task_dict:
             return wanted
         first = self.task_dict[wanted]
-        if given is not None and first.function is not function:
+        if given is not None and first.function != function:
             raise DuplicateTaskIdError(
                 f"{place}: task id {wanted!r} is taken by the task made at {first.place}; choose another task_id",
                 task_id=wanted,
@@ -415,7 +415,7 @@ class DagFactory:
         self.dag_id = dag_id or function.__name__
         self.options = dict(options)
         self.place = caller()
-        update_wrapper(self, function)
+        update_wrapper(self, function, updated=())  # attributes of the function are not ours
         check_name("dag id", self.dag_id)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Dag:

@@ -28,6 +28,7 @@ from liteflow.errors import DagFileError, MissingMainGuard
 _PREFIX = "liteflow_dagfile_"
 _loading = threading.local()
 _digests: dict[str, str] = {}
+_importable: dict[tuple[str, str], bool] = {}
 _load_lock = threading.RLock()
 
 
@@ -92,11 +93,14 @@ def _is_importable(name: str, spec: Any) -> bool:
     """Whether `import name` gives this module in a process with the same `sys.path`."""
     if "." in name or spec.origin is None or spec.origin in ("built-in", "frozen"):
         return True
-    try:
-        found = importlib.machinery.PathFinder.find_spec(name)
-    except (ImportError, ValueError):
-        return True
-    return found is not None and found.origin == spec.origin
+    known = _importable.get((name, spec.origin))
+    if known is None:
+        try:
+            found = importlib.machinery.PathFinder.find_spec(name)
+        except (ImportError, ValueError):
+            return True
+        known = _importable[name, spec.origin] = found is not None and found.origin == spec.origin
+    return known
 
 
 def importable_name(name: str) -> str:

@@ -55,13 +55,22 @@ def _positive_count(option: str, value: Any, where: Place) -> int:
     return value
 
 
+def _float(value: float) -> float:
+    """The number as a float; one that is too large for it is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def _seconds(option: str, value: Any, where: Place) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise _fail(option, value, "seconds or a timedelta", where)
-    if not math.isfinite(seconds) or seconds < 0:
+    number = _float(seconds)
+    if not math.isfinite(number) or number < 0:
         raise _fail(option, value, "a finite number of seconds, 0 or more", where)
-    return float(seconds)
+    return number
 
 
 def _positive_seconds(option: str, value: Any, where: Place) -> float:
@@ -74,9 +83,10 @@ def _positive_seconds(option: str, value: Any, where: Place) -> float:
 def _factor(option: str, value: Any, where: Place) -> float:
     if value is True:
         return 2.0
-    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    number = _float(value) if isinstance(value, int | float) else math.nan
+    if not math.isfinite(number) or number < 0:
         raise _fail(option, value, "a factor, 0 or more, or True (which is 2)", where)
-    return float(value)
+    return number
 
 
 def _rule(option: str, value: Any, where: Place) -> TriggerRule:
@@ -227,10 +237,21 @@ def task_options(given: Mapping[str, Any], where: Place, base: TaskOptions | Non
     return (base or TaskOptions())._replace(**fields)
 
 
+def lay_over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they were written, `given` over `base`; two names of one option count as one."""
+    taken = {_TASK_OPTIONS[name][0] for name in given if name in _TASK_OPTIONS}
+    kept = {
+        name: value for name, value in base.items() if name not in _TASK_OPTIONS or _TASK_OPTIONS[name][0] not in taken
+    }
+    return {**kept, **given}
+
+
 def check_default_args(given: Mapping[str, Any], where: Place) -> dict[str, Any]:
     """`default_args` of a dag, once they are known to be good; each task lays its own options over them."""
     if not isinstance(given, Mapping):
         raise InvalidOptionError(f"{where}: default_args must be a dict of task options", option="default_args")
+    if "task_id" in given:
+        raise InvalidOptionError(f"{where}: default_args cannot hold task_id: every task has its own", option="task_id")
     task_options(given, where)
     return dict(given)
 

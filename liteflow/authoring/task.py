@@ -12,7 +12,7 @@ from liteflow.authoring.context import CONTEXT_KEYS
 from liteflow.authoring.dagfile import remember_file
 from liteflow.authoring.edges import DependencyMixin
 from liteflow.authoring.ids import check_name
-from liteflow.authoring.options import TaskOptions, task_options
+from liteflow.authoring.options import TaskOptions, lay_over, task_options
 from liteflow.authoring.places import Place, caller
 from liteflow.authoring.xcomarg import XComArg, XComInput, take_apart
 from liteflow.errors import DagError
@@ -105,7 +105,7 @@ class TaskFactory:
         self.function = function
         """The plain function."""
         self.options = dict(options)
-        update_wrapper(self, function)
+        update_wrapper(self, function, updated=())  # attributes of the function are not ours
         inner = function.func if isinstance(function, partial) else type(function)
         self.name = str(getattr(function, "__name__", None) or getattr(inner, "__name__", "task"))
         where = caller()
@@ -117,7 +117,7 @@ class TaskFactory:
 
     def override(self, **options: Any) -> TaskFactory:
         """The same function with other options (`task_id`, `retries`, ...) laid over those it has."""
-        return TaskFactory(self.function, {**self.options, **options})
+        return TaskFactory(self.function, lay_over(self.options, options))
 
     def __get__(self, instance: object, owner: type | None = None) -> TaskFactory:
         if instance is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
+from types import CodeType
 from typing import Any, NamedTuple
 
 from liteflow.authoring.dagfile import digest_of, load_file
@@ -86,7 +87,7 @@ def _culprit(function: Any) -> str | None:
     code = getattr(inner, "__code__", None)
     if code is None:
         return None
-    used = {name: inner.__globals__[name] for name in code.co_names if name in inner.__globals__}
+    used = {name: inner.__globals__[name] for name in _names(code) if name in inner.__globals__}
     for name, cell in zip(code.co_freevars, inner.__closure__ or (), strict=False):
         try:
             used[name] = cell.cell_contents
@@ -97,6 +98,12 @@ def _culprit(function: Any) -> str | None:
         if why is not None:
             return f"it uses {name!r}, and {why}"
     return None
+
+
+def _names(code: CodeType) -> list[str]:
+    """Names that the code looks up, that of the functions inside it too."""
+    inner = [name for const in code.co_consts if isinstance(const, CodeType) for name in _names(const)]
+    return [*code.co_names, *inner]
 
 
 def _why_not(value: Any) -> str | None:

@@ -37,9 +37,10 @@ class OutputReader(Generic[J]):
         *whole, self._rest = (self._rest + data).split(b"\n")
         for line in whole:
             self._take(line, at_us, lines)
-        if len(self._rest) > LONGEST_LINE_BYTES and self._mark not in self._rest:
-            self._take(self._rest, at_us, lines)
-            self._rest = b""
+        while len(self._rest) > LONGEST_LINE_BYTES and b"\x00" not in self._rest[:LONGEST_LINE_BYTES]:
+            length = _whole_characters(self._rest, LONGEST_LINE_BYTES)
+            self._text(self._rest[:length], at_us, lines)
+            self._rest = self._rest[length:]
         self._rest_since = (self._rest_since if not whole and self._rest_since else now) if self._rest else None
         return lines
 
@@ -68,27 +69,43 @@ class OutputReader(Generic[J]):
 
     def _marked(self, marked: bytes, at_us: int, lines: list[tuple[J, LogLine]]) -> None:
         kind, rest = marked[:1], marked[1:]
-        if kind == b"L":
-            level, logger, text = rest.split(b" ", 2)
-            if self.current is not None:
-                line = LogLine(at_us, int(level), _decode(logger), _decode(text))
-                lines.append((self.current, line))
-        elif kind == b"B":
-            self.current = self._job_of(int(rest))
-        else:
-            # Lines that still come before the next job begins are from what this one left running.
-            self.ended = self._job_of(int(rest))
+        try:
+            if kind == b"L":
+                level, logger, text = rest.split(b" ", 2)
+                if self.current is not None:
+                    lines.append((self.current, LogLine(at_us, int(level), _decode(logger), _decode(text))))
+            elif kind == b"B":
+                self.current = self._job_of(int(rest))
+            else:
+                # Lines that still come before the next job begins are from what this one left running.
+                self.ended = self._job_of(int(rest))
+        except ValueError:
+            return  # torn by the death of the worker
 
     def _text(self, line: bytes, at_us: int, lines: list[tuple[J, LogLine]]) -> None:
         line = line.rstrip(b"\r")
         if b"\r" in line:  # a progress display that draws over itself: what is seen in the end
             line = line.rsplit(b"\r", 1)[1]
-        for start in range(0, len(line) or 1, LONGEST_LINE_BYTES):
-            text = _decode(line[start : start + LONGEST_LINE_BYTES])
+        while True:
+            length = _whole_characters(line, LONGEST_LINE_BYTES)
+            text = _decode(line[:length])
             if self.current is not None:
                 lines.append((self.current, LogLine(at_us, None, None, text)))
             else:
                 self.noise = [*self.noise[-19:], text]
+            line = line[length:]
+            if not line:
+                return
+
+
+def _whole_characters(line: bytes, most: int) -> int:
+    """How much of the line can be taken, `most` at the most, without cutting a character of UTF-8 in two."""
+    if len(line) <= most:
+        return len(line)
+    for length in range(most, most - 4, -1):
+        if line[length] & 0xC0 != 0x80:  # the next byte begins a character
+            return length
+    return most
 
 
 def _decode(data: bytes) -> str:

@@ -136,7 +136,7 @@ class RunCore:
                 touched.extend(self._downstream[event.index])
                 failed_for_good |= change.state is _S.FAILED
         if failed_for_good and self._fail_fast and self.ending is None:
-            return changes + self.end_early(EndReason.FAIL_FAST)
+            return changes + self._end(EndReason.FAIL_FAST)
         return changes + self._cascade(touched)
 
     def _after_try(self, event: Ended) -> Change:
@@ -156,9 +156,15 @@ class RunCore:
         return [Change(index, _S.QUEUED)]
 
     def end_early(self, reason: EndReason) -> list[Change]:
-        """Skip everything that has not begun. What is running is up to the caller, who reports how it ended."""
-        if self.ending is not None:
+        """Skip everything that has not begun. What is running is up to the caller, who reports how it ended.
+
+        Changes nothing when the run is being ended already, or is over.
+        """
+        if self.ending is not None or (self._started and self.finished):
             return []
+        return self._end(reason)
+
+    def _end(self, reason: EndReason) -> list[Change]:
         self.ending = reason
         changes = []
         for index, state in enumerate(self.states):

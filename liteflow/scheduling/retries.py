@@ -20,6 +20,8 @@ def retry_delay_s(options: TaskOptions, try_number: int, identity: str) -> float
         delay = options.retry_delay_s
         return delay if options.max_retry_delay_s is None else min(delay, options.max_retry_delay_s)
     cap = DEFAULT_MAX_RETRY_DELAY_S if options.max_retry_delay_s is None else options.max_retry_delay_s
+    if not options.retry_delay_s:
+        return float(min(1, cap))  # and no jitter: it is below the base of 1
     try:
         base = max(1, math.ceil(options.retry_delay_s * factor ** (try_number - 1)))
     except OverflowError:

@@ -24,7 +24,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from liteflow.authoring.dagfile import file_of_module, importable_name, load_file
-from liteflow.errors import XComDecodeError, XComEncodeError
+from liteflow.errors import DagFileError, XComDecodeError, XComEncodeError
 
 JSON = "json"
 BYTES = "bytes"
@@ -53,7 +53,7 @@ def encode(value: Any) -> Encoded:
         return Encoded(BYTES, value)
     try:
         # _plain raises for what JSON has no tag for; recursion and huge numbers are pickle's business too.
-        return Encoded(JSON, _dumps(_plain(value)).encode("ascii"))
+        return Encoded(JSON, _typed_json(value).encode("ascii"))
     except (_NotPlain, RecursionError, ValueError):
         return Encoded(PICKLE, _pickle(value))
 
@@ -61,7 +61,7 @@ def encode(value: Any) -> Encoded:
 def encode_json(value: Any) -> str:
     """The value as typed JSON. Raises XComEncodeError for what only pickle could hold."""
     try:
-        return _dumps(_plain(value))
+        return _typed_json(value)
     except (_NotPlain, RecursionError, ValueError) as error:
         raise XComEncodeError(f"a value of type {type(value).__name__} cannot be written as JSON: {error}") from None
 
@@ -77,7 +77,7 @@ def decode(encoding: str, data: bytes) -> Any:
         if encoding == BYTES:
             return bytes(data)
         if encoding == PICKLE:
-            return pickle.loads(data)
+            return _Unpickler(io.BytesIO(data)).load()
     except Exception as error:
         raise XComDecodeError(
             f"a stored value ({encoding}, {size_text(len(data))}) cannot be read here: {_why(error)}. "
@@ -90,8 +90,12 @@ def preview(encoding: str, data: bytes, *, length: int = 2000) -> str:
     """The value as text for people, cut to `length` characters. Never unpickles and never imports anything."""
     if encoding != JSON:
         return f"<{encoding}, {size_text(len(data))}>"
-    text = data[: length * 4].decode("utf-8", "replace")
-    return text if len(data) <= length else f"{text[:length]}... <{size_text(len(data))}>"
+    if len(data) > length:
+        return f"{data[:length].decode('ascii', 'replace')}... <{size_text(len(data))}>"
+    try:  # with the characters themselves instead of their codes
+        return json.dumps(json.loads(data), ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return data.decode("utf-8", "replace")
 
 
 def size_text(size_bytes: int) -> str:
@@ -119,8 +123,33 @@ _TAG = "$"
 _BARE = frozenset({str, int, bool, type(None)})
 
 
+_MADE_BY_CODE = f'{{"{_TAG}":"dataclass"'
+"""How a dataclass begins in the text; in a string the quotes would be escaped."""
+
+
+def _typed_json(value: Any) -> str:
+    """The value as text. What holds a dataclass, whose own code makes it again, is tried out first."""
+    text = _dumps(_plain(value))
+    if _MADE_BY_CODE in text:
+        try:
+            # Compared as it is written: an __eq__ may think 1.0 the same as 1, or raise.
+            same = _dumps(_plain(_rich(json.loads(text)))) == text
+        except Exception as error:
+            raise _NotPlain("a dataclass that does not come back") from error
+        if not same:
+            raise _NotPlain("a dataclass that comes back as another")
+    return text
+
+
 def _dumps(plain: Any) -> str:
-    return json.dumps(plain, ensure_ascii=True, allow_nan=False, separators=(",", ":"), check_circular=False)
+    text = json.dumps(plain, ensure_ascii=True, allow_nan=False, separators=(",", ":"), check_circular=False)
+    if "\\ud" in text:
+        # Two lone surrogates side by side would be read back as one character.
+        try:
+            json.dumps(plain, ensure_ascii=False, check_circular=False).encode()
+        except UnicodeEncodeError as error:
+            raise _NotPlain("text with surrogates") from error
+    return text
 
 
 def _plain(value: Any) -> Any:
@@ -146,7 +175,7 @@ def _plain(value: Any) -> Any:
         return {_TAG: kind.__name__, "v": tagger(value)}
     if isinstance(value, Enum):
         return _plain_enum(value, kind)
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain_dataclass(value, kind)
     raise _NotPlain(f"no tag for {kind.__name__}")
 
@@ -200,8 +229,7 @@ def _register_late_types() -> None:
     def plain_moment(value: datetime | time) -> str:
         # isoformat keeps an offset but neither a zone's name nor its rules, nor fold.
         text = value.isoformat()
-        again = type(value).fromisoformat(text)
-        if value.fold or again != value or type(again.tzinfo) is not type(value.tzinfo):
+        if repr(type(value).fromisoformat(text)) != repr(value):
             raise _NotPlain("a time with a zone of its own")
         return text
 
@@ -242,18 +270,16 @@ def _plain_enum(value: Enum, kind: type[Enum]) -> Any:
 
 
 def _plain_dataclass(value: Any, kind: type) -> Any:
+    if isinstance(value, dict | list | tuple | set | frozenset | str | bytes | int | float):
+        raise _NotPlain("a dataclass that is also a container")
     fields = dataclasses.fields(value)
     if not all(field.init for field in fields) or len(getattr(value, "__dict__", ())) > len(fields):
         raise _NotPlain("a dataclass that its fields do not make")
-    plain = {field.name: _plain(getattr(value, field.name)) for field in fields}
-    found = {_TAG: "dataclass", "v": [_class_path(kind), plain]}
     try:
-        again = _rich(json.loads(_dumps(found)))
-    except Exception as error:  # its own __init__ and __post_init__ run here
-        raise _NotPlain("a dataclass that does not come back") from error
-    if again != value:
-        raise _NotPlain("a dataclass that comes back as another")
-    return found
+        plain = {field.name: _plain(getattr(value, field.name)) for field in fields}
+    except AttributeError as error:  # a field that was never set
+        raise _NotPlain("a dataclass without one of its fields") from error
+    return {_TAG: "dataclass", "v": [_class_path(kind), plain]}
 
 
 def _class_path(kind: type) -> list[str | None]:
@@ -323,8 +349,14 @@ def reference_of(thing: Any) -> Reference:
 
 
 def find(module: str, file: str | None, qualname: str) -> Any:
-    """What `reference_of` named; a decorated task function as the plain one. Imports the module or loads the file."""
-    found = _attribute(_module(module, file), qualname)
+    """What `reference_of` named; of a decorated task function the plain one. Imports the module or loads the file.
+
+    Raises LookupError, with the name and where it was looked for, when it is not there any more.
+    """
+    try:
+        found = _attribute(_module(module, file), qualname)
+    except (LookupError, ImportError, DagFileError) as error:
+        raise LookupError(f"{qualname} of {file or module} is not to be had: {_why(error)}") from error
     if type(found).__module__ == "liteflow.authoring.task" and hasattr(found, "function"):
         return found.function
     return found
@@ -372,9 +404,20 @@ def reduce_by_file(obj: Any) -> Any:
         reference = reference_of(obj)
     except LookupError:
         return None
-    if reference.file is None and _attribute(sys.modules[module], obj.__qualname__) is obj:
+    is_main = module in ("__main__", "__mp_main__")
+    if reference.file is None and not is_main and _attribute(sys.modules[module], obj.__qualname__) is obj:
         return None
     return find, tuple(reference)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Says of which class it is that a module is missing."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return super().find_class(module, name)
+        except (ImportError, AttributeError) as error:
+            raise LookupError(f"{name} of {module} is not to be had: {_why(error)}") from error
 
 
 def _pickle(value: Any) -> bytes:

@@ -28,6 +28,7 @@ COLOURS: dict[str, tuple[str, str, str]] = {
     "removed": ("#d4d4d8", "#52525b", "#27272a"),
 }
 
+_NOT_IN_COMMENT = re.compile(r"[^A-Za-z0-9 _.,/+=:~-]", re.ASCII)  # what no id has, for there are no codes in comments
 _SAFE = re.compile(r"[^A-Za-z0-9 _.,/+=-]", re.ASCII)
 
 
@@ -43,8 +44,8 @@ def _code(character: str) -> int:
 
 def flowchart(picture: Picture, *, direction: str = "LR") -> str:
     """The run as a Mermaid flowchart, `direction` LR or TD: each task instance with its state as a class, each edge."""
-    title = escape(f"{picture.dag_id}, run {picture.run_id}, {picture.state}")
-    lines = [f"%% {title}", f"flowchart {direction}"]
+    title = f"{picture.dag_id}, run {picture.run_id}, {picture.state}"
+    lines = [f"%% {_NOT_IN_COMMENT.sub('?', title)}", f"flowchart {direction}"]
     edges = picture.edges()
     if len(edges) > MOST_EDGES:
         lines.append(f"    %% {len(edges)} edges, more than Mermaid draws unless maxEdges is raised")

@@ -20,6 +20,7 @@ from statistics import fmean
 import pytest
 
 from liteflow import Dag, DagRun
+from liteflow.storage.history import TaskInstanceInfo, TryInfo
 from tests.conftest import ROOT, lines_of, run_python, states_of
 
 EXAMPLES = ROOT / "examples"
@@ -274,9 +275,11 @@ def test_complex_workflow_can_be_drawn_afterwards(tmp_path: Path) -> None:
 
 
 def test_retries_shows_what_becomes_of_each_task(tmp_path: Path) -> None:
-    printed = run_in(tmp_path, EXAMPLES / "retries.py").stdout
+    done = run_in(tmp_path, EXAMPLES / "retries.py")
+    printed = done.stdout
     run = latest_run("retries", tmp_path)
 
+    assert done.stderr == ""
     assert run.state == "success"
     assert {one.task_id: (one.state.value, one.try_number) for one in run.task_instances()} == {
         "fetch": ("success", 3),
@@ -297,7 +300,7 @@ def test_retries_shows_what_becomes_of_each_task(tmp_path: Path) -> None:
 def test_retries_waits_before_each_new_try(tmp_path: Path) -> None:
     run_in(tmp_path, EXAMPLES / "retries.py")
     run = latest_run("retries", tmp_path)
-    tries = [*run.tries(), run.task_instance("fetch")]
+    tries: list[TryInfo | TaskInstanceInfo] = [*run.tries(), run.task_instance("fetch")]
 
     assert [(one.task_id, one.try_number, one.state.value) for one in tries] == [
         ("fetch", 1, "failed"),

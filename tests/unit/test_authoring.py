@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -656,7 +657,7 @@ def test_any_cycle_is_found_and_is_one(data: st.DataObject) -> None:
         cycle = [int(one) for one in error.cycle]
         assert cycle[0] == cycle[-1]
         assert len(set(cycle)) == len(cycle) - 1
-        assert set(zip(cycle, cycle[1:], strict=False)) <= set(joined)
+        assert set(pairwise(cycle)) <= set(joined)
     else:
         assert sorted(order) == list(range(size))
         assert all(order.index(up) < order.index(down) for up, down in joined)

@@ -68,7 +68,7 @@ def test_every_state_has_a_colour() -> None:
 
 
 LINE = re.compile(
-    r'%% [A-Za-z0-9 _.,/+=#;-]*|flowchart (LR|TD)|    t\d+\["[A-Za-z0-9 _.,/+=#;-]*<br/>[A-Za-z0-9 _.,/+=#;-]*"\]'
+    r'%% [A-Za-z0-9 _.,/+=:~?-]*|flowchart (LR|TD)|    t\d+\["[A-Za-z0-9 _.,/+=#;-]*<br/>[A-Za-z0-9 _.,/+=#;-]*"\]'
     r'|    t\d+ --> t\d+|    classDef \w+ fill:#\w{6},stroke:#\w{6},color:#\w{6}|    class [t\d,]+ \w+'
     r'|    empty\["[A-Za-z0-9 _.,/+=#;-]*"\]|    %% \d+ edges, [\w ]+'
 )  # fmt: skip

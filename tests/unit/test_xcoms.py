@@ -43,7 +43,7 @@ from liteflow.storage.xcoms import (
 class Colour(enum.Enum):
     RED = "r"
     GREEN = ("g", 2)
-    ALIAS = "r"
+    ALIAS = "r"  # noqa: PIE796  (another name of RED is what is wanted)
 
 
 class Level(enum.IntEnum):
@@ -249,7 +249,7 @@ def again(value: Any) -> Any:
 
 any_text = st.text(st.characters(exclude_categories=()), max_size=8)
 zones = st.sampled_from([None, UTC]) | st.builds(
-    timezone, st.timedeltas(timedelta(hours=-23, minutes=-59), timedelta(hours=23, minutes=59))
+    timezone, st.integers(-86399, 86399).map(lambda seconds: timedelta(seconds=seconds))
 )
 
 hashable_leaves = st.one_of(
@@ -306,7 +306,7 @@ def test_typed_json_of_any_value_is_ascii_json_with_a_preview(value: Any) -> Non
     encoding, data = encode(value)
     if encoding == "json":
         json.loads(data.decode("ascii"), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-        assert preview(encoding, data, length=10**6) == data.decode()
+        assert json.loads(preview(encoding, data, length=10**6)) == json.loads(data)
         assert encode_json(value).encode() == data
     else:
         assert preview(encoding, data).startswith(f"<{encoding}, ")
@@ -321,7 +321,7 @@ def test_an_int_of_any_size_comes_back(bits: int, sign: int, inside: bool) -> No
     assert hex(found) == hex(value)
 
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901)
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901)  # noqa: DTZ001  (one without a zone)
 HUGE = 10**5000
 
 
@@ -337,7 +337,7 @@ HUGE = 10**5000
         float("nan"),
         float("inf"),
         -float("inf"),
-        "ü\x00\ud800",
+        "ü\x00😀",
         [],
         [1, 2.5, None],
         [1.0, float("nan")],
@@ -431,10 +431,13 @@ def test_a_time_in_a_zone_with_rules_of_its_own_keeps_the_zone() -> None:
     assert shape(again(value)) == shape(value)
 
 
-def test_a_time_with_a_fixed_offset_keeps_the_name_of_its_zone() -> None:
-    value = NOW.replace(tzinfo=timezone(timedelta(hours=1), "CET"))
-    assert again(value).tzname() == "CET"
-    assert again(value.timetz()).tzname() == "CET"
+@pytest.mark.parametrize(
+    "zone", [timezone(timedelta(hours=1), "CET"), timezone(timedelta(0), "GMT"), timezone(timedelta(microseconds=1))]
+)
+def test_a_time_with_a_fixed_offset_keeps_offset_and_name_of_its_zone(zone: timezone) -> None:
+    value = NOW.replace(tzinfo=zone)
+    assert shape(again(value)) == shape(value)
+    assert shape(again(value.timetz())) == shape(value.timetz())
 
 
 def test_surrogates_that_look_like_a_pair_stay_two() -> None:
@@ -509,9 +512,7 @@ def test_a_list_that_holds_itself_comes_back() -> None:
     assert found[1] is found
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda x: [x], lambda x: (x,), lambda x: {"k": x}, Point], ids=["list", "tuple", "dict", "dataclass"]
-)
+@pytest.mark.parametrize("wrap", [lambda x: [x], lambda x: (x,), lambda x: {"k": x}], ids=["list", "tuple", "dict"])
 @pytest.mark.parametrize("depth", [50, 150, 300, 450, 1000, 5000])
 def test_a_deep_value_comes_back_or_is_refused_when_it_is_stored(wrap: Any, depth: int) -> None:
     value: Any = 0
@@ -523,10 +524,38 @@ def test_a_deep_value_comes_back_or_is_refused_when_it_is_stored(wrap: Any, dept
         assert depth > 100
         return
     found, levels = decode(*encoded), 0
-    while found != 0 if not isinstance(found, Point) else True:
-        found = found.x if isinstance(found, Point) else next(iter(found.values() if type(found) is dict else found))
+    while found != 0:
+        found = next(iter(found.values() if type(found) is dict else found))
         levels += 1
     assert levels == depth
+
+
+@dataclasses.dataclass
+class Nested:
+    inner: Any
+    made = 0
+
+    def __post_init__(self) -> None:
+        Nested.made += 1
+
+
+def nested(depth: int) -> Nested | None:
+    value = None
+    for _ in range(depth):
+        value = Nested(value)
+    return value
+
+
+def test_the_work_for_dataclasses_within_each_other_does_not_double_with_each_level() -> None:
+    value = nested(12)
+    Nested.made = 0
+    encode(value)
+    assert Nested.made <= 12 * 12
+    value = nested(60)
+    found, levels = again(value), 0
+    while found is not None:
+        found, levels = found.inner, levels + 1
+    assert levels == 60
 
 
 def test_values_that_are_equal_and_of_other_types_keep_their_types() -> None:
@@ -613,7 +642,7 @@ def test_a_preview_never_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for tag in ("dataclass", "enum"):
         for path in (["bait_module_of_preview", None, "Point"], ["x.py", str(tmp_path / "x.py"), "Point"]):
             data = json.dumps({"$": tag, "v": [path, {}]}).encode()
-            assert preview("json", data) == data.decode()
+            assert json.loads(preview("json", data)) == json.loads(data)
     assert "bait_module_of_preview" not in sys.modules
 
 
@@ -629,6 +658,12 @@ def test_a_long_preview_is_cut_and_says_the_size() -> None:
     data = encode("x" * 5000).data
     assert preview("json", data, length=10) == '"xxxxxxxxx... <5.0 kB>'
     assert preview("json", data, length=len(data)) == data.decode()
+
+
+@pytest.mark.parametrize("data", [b'"\\ud800"', b'["\\udc80", 1]', b"\xed\xa0\x80", b'"\xff', b"[" * 1500, b"NaN"])
+def test_a_preview_can_be_printed_whatever_was_stored(data: bytes) -> None:
+    assert preview("json", data).encode("utf-8")
+    assert preview("json", data, length=2).encode("utf-8")
 
 
 def test_a_preview_survives_data_that_is_no_json() -> None:
@@ -797,8 +832,7 @@ def test_classes_of_a_script_are_stored_by_its_file_and_found_by_every_process(t
     script.write_text(SCRIPT)
     written = python(str(script))
     for line in written.splitlines():
-        encoding, text = line.split()
-        data = bytes.fromhex(text)
+        data = bytes.fromhex(line.split()[1])
         assert b"__main__" not in data
         assert b"__mp_main__" not in data
         assert str(script).encode() in data
