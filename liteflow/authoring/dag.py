@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 import threading
@@ -301,7 +300,9 @@ class Dag:
 
     def structure_digest(self) -> str:
         """SHA-256 over task ids, edges and trigger rules: two dags with the same one can drive each other's runs."""
-        digest = hashlib.sha256()
+        from hashlib import sha256  # not worth its import for those who only write a dag
+
+        digest = sha256()
         for task_id in sorted(self.task_dict):
             task = self.task_dict[task_id]
             line = "\t".join([task_id, task.options.trigger_rule.value, *sorted(task.upstream_task_ids)])

@@ -10,7 +10,6 @@ is what `run()` and its like call first.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.machinery
 import importlib.util
@@ -34,8 +33,10 @@ _load_lock = threading.RLock()
 
 def module_name_of(path: str) -> str:
     """The name under which the file is a module here: the same in every process."""
+    from hashlib import sha256
+
     stem = "".join(c if c.isalnum() else "_" for c in os.path.splitext(os.path.basename(path))[0])
-    return f"{_PREFIX}{stem}_{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+    return f"{_PREFIX}{stem}_{sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
 def digest_of(path: str) -> str:
@@ -46,9 +47,11 @@ def digest_of(path: str) -> str:
 
 
 def _read_digest(path: str) -> str:
+    from hashlib import sha256
+
     try:
         with open(path, "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest()
+            return sha256(file.read()).hexdigest()
     except OSError as error:
         raise DagFileError(f"{path}: cannot be read ({error.strerror})") from error
 

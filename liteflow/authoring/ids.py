@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 from liteflow.authoring.places import caller
 from liteflow.errors import InvalidIdError
@@ -34,6 +33,8 @@ def _check(kind: str, value: object, pattern: re.Pattern[str], allowed: str) -> 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " (did you mean 'x'?)" with the nearest known word, or nothing when none is near."""
+    from difflib import get_close_matches  # only a mistake is worth its import
+
     words = list(known)
     near = get_close_matches(word, words, n=1, cutoff=0.6) or [one for one in words if word and one.startswith(word)]
     return f" (did you mean {near[0]!r}?)" if near else ""

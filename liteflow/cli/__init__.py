@@ -13,19 +13,20 @@ import click
 
 from liteflow.errors import LiteflowError
 
-# Name of the command: module that has it, under the same name with "_command" behind it.
+# Name of the command: the module that has it, under the same name with "_command" behind it, and what `--help` says
+# of it, so that a list of commands need not import them all. A test holds the words and the commands' own together.
 _COMMANDS = {
-    "cancel": "liteflow.cli.change",
-    "dags": "liteflow.cli.look",
-    "db": "liteflow.cli.db",
-    "delete": "liteflow.cli.change",
-    "logs": "liteflow.cli.look",
-    "run": "liteflow.cli.run",
-    "runs": "liteflow.cli.look",
-    "scaffold": "liteflow.cli.scaffold",
-    "show": "liteflow.cli.look",
-    "visualize": "liteflow.cli.look",
-    "xcom": "liteflow.cli.look",
+    "cancel": ("liteflow.cli.change", "Ask for a run's end."),
+    "dags": ("liteflow.cli.look", "List the dags that have run in the database."),
+    "db": ("liteflow.cli.db", "Create, upgrade and check the database."),
+    "delete": ("liteflow.cli.change", "Delete a run, or a dag with all of its runs."),
+    "logs": ("liteflow.cli.look", "Print the log of a run or of one of its tasks."),
+    "run": ("liteflow.cli.run", "Run a dag of a Python file once."),
+    "runs": ("liteflow.cli.look", "List runs, the newest first."),
+    "scaffold": ("liteflow.cli.scaffold", "Write a dag file to start from."),
+    "show": ("liteflow.cli.look", "Show a run and each of its task instances."),
+    "visualize": ("liteflow.cli.look", "Draw a run as a Mermaid flowchart."),
+    "xcom": ("liteflow.cli.look", "Print the values that a task handed on."),
 }
 
 
@@ -46,9 +47,13 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        found = getattr(importlib.import_module(_COMMANDS[cmd_name]), f"{cmd_name}_command")
+        found = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), f"{cmd_name}_command")
         assert isinstance(found, click.Command)
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in sorted(_COMMANDS.items())])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("run", metavar="RUN")
 @db_option
 def cancel_command(run: str, db_path: str | None) -> None:
-    """Ask for a run's end: what runs is told to end, and killed after its grace; the rest is skipped."""
+    """Ask for a run's end. What runs is told to end, and killed after its grace; the rest is skipped."""
     found = open_history(db_path).find_run(run)
     if found.state.is_terminal:
         click.echo(f"{found.dag_id}/{found.run_id} is over already: {found.state}", err=True)
@@ -38,7 +38,10 @@ def cancel_command(run: str, db_path: str | None) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @db_option
 def delete_command(run: str | None, dag_id: str | None, yes: bool, db_path: str | None) -> None:
-    """Delete a run, or a dag with all of its runs: states, tries, XComs and logs. What runs is not deleted."""
+    """Delete a run, or a dag with all of its runs.
+
+    States, tries, XComs and logs go. What still runs is not deleted.
+    """
     if (run is None) == (dag_id is None):
         raise click.UsageError("name a RUN, or a dag with --dag DAG_ID")
     history = open_history(db_path)

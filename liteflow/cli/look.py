@@ -95,7 +95,7 @@ def runs_command(dag_id: str | None, state: str | None, limit: int, db_path: str
 @db_option
 @json_option
 def show_command(run: str, db_path: str | None, as_json: bool) -> None:
-    """Show a run: its state and that of each task instance, with earlier tries and errors."""
+    """Show a run and each of its task instances, with earlier tries and errors."""
     found = open_history(db_path).find_run(run)
     instances, tries = found.task_instances(), found.tries()
     if as_json:
@@ -162,7 +162,10 @@ def show_command(run: str, db_path: str | None, as_json: bool) -> None:
 @db_option
 @json_option
 def logs_command(run: str, task_id: str | None, db_path: str | None, as_json: bool) -> None:
-    """Print the log of a run or of one of its tasks: what was printed, logged, and written by child processes."""
+    """Print the log of a run or of one of its tasks.
+
+    That is what was printed, logged, and written by child processes.
+    """
     entries = open_history(db_path).find_run(run).logs(task_id)
     if as_json:
         print_json(
@@ -254,7 +257,10 @@ def xcom_command(run: str, task_id: str, key: str | None, db_path: str | None, a
 )
 @db_option
 def visualize_command(identifier: str, direction: str, db_path: str | None) -> None:
-    """Draw a run as a Mermaid flowchart: a dag id's latest run, or one RUN, each task instance with its state."""
+    """Draw a run as a Mermaid flowchart, each task instance with its state.
+
+    IDENTIFIER is a dag id, whose latest run is drawn, or a RUN.
+    """
     from liteflow.visualize import Node, Picture, flowchart
 
     run = open_history(db_path).find_run(identifier)

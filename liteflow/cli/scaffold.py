@@ -47,7 +47,7 @@ if __name__ == "__main__":
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE, which must not exist, instead of stdout.")
 @click.option("--dag-id", default="my_workflow", show_default=True, help="The id of the dag.")
 def scaffold_command(output: str | None, dag_id: str) -> None:
-    """Write a dag file to start from: two tasks that pass a value."""
+    """Write a dag file to start from. It has two tasks that pass a value."""
     from liteflow.authoring.ids import check_name
 
     text = TEMPLATE.format(dag_id=check_name("dag id", dag_id))

@@ -93,7 +93,8 @@ def preview(encoding: str, data: bytes, *, length: int = 2000) -> str:
     if len(data) > length:
         return f"{data[:length].decode('ascii', 'replace')}... <{size_text(len(data))}>"
     try:  # with the characters themselves instead of their codes
-        return json.dumps(json.loads(data), ensure_ascii=False, separators=(",", ":"))
+        text = json.dumps(json.loads(data), ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "backslashreplace").decode()
     except (ValueError, RecursionError):
         return data.decode("utf-8", "replace")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 from liteflow.cli import _COMMANDS
@@ -321,8 +323,10 @@ def test_every_command_has_help_with_an_example() -> None:
 
     runner = CliRunner()
     listed = runner.invoke(cli, ["--help"]).output
-    for name in _COMMANDS:
-        assert f"  {name} " in listed
+    for name, (_, words) in _COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(words)}$", listed, re.MULTILINE), listed
+        own = " ".join(cli.get_command(click.Context(cli), name).help.split())
+        assert own.startswith(words.removesuffix("."))
         shown = runner.invoke(cli, [name, "--help"])
         assert shown.exit_code == 0
         assert name == "db" or f"Examples:\n    liteflow {name}" in shown.output, shown.output

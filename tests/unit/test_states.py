@@ -65,6 +65,20 @@ def test_terminal_states_are_those_without_exits(state: TaskInstanceState) -> No
     assert state.is_terminal == (not TRANSITIONS[state]) == (state in TERMINAL) == (state not in UNFINISHED)
 
 
+WAYS = {
+    "pending": "queued removed skipped upstream_failed",
+    "queued": "removed running skipped",
+    "running": "failed queued skipped success up_for_reschedule up_for_retry",
+    "up_for_retry": "queued removed skipped",
+    "up_for_reschedule": "queued removed skipped",
+}
+
+
+@pytest.mark.parametrize("state", S)
+def test_a_state_leads_to_those_that_were_agreed(state: TaskInstanceState) -> None:
+    assert sorted(TRANSITIONS[state]) == WAYS.get(state.value, "").split()
+
+
 def test_the_terminal_states_are_named() -> None:
     assert {S.SUCCESS, S.FAILED, S.SKIPPED, S.UPSTREAM_FAILED, S.REMOVED} == TERMINAL
 
