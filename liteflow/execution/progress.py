@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections import Counter
@@ -114,8 +115,10 @@ class _Base:
         if len(failed) > 10:
             self._line(f"  and {len(failed) - 10} more: liteflow show {run.dag_id}/{run.run_id}")
         if failed:
-            db = _shell_quoted(_short_path(run.history.database.path))
-            self._line(f"  its log: liteflow logs {run.dag_id}/{run.run_id} {failed[0].task_id} --db {db}")
+            self._line(
+                f"  its log: liteflow logs {run.dag_id}/{run.run_id} {failed[0].task_id}"
+                + _db_option(run.history.database.path)
+            )
 
     def _line(self, text: str, *, style: str = "") -> None:
         print(text, file=sys.stderr, flush=True)
@@ -184,13 +187,10 @@ class LiveDisplay(_Base):
         self._console.print(text, style=style, markup=False, soft_wrap=True)
 
 
-def _short_path(path: str) -> str:
-    """The path from here if it is below here, else as it is."""
-    here = os.getcwd() + os.sep
-    return path.removeprefix(here)
+def _db_option(path: str) -> str:
+    """How to name the database on the command line; nothing when it is the one that is taken anyway."""
+    from liteflow.storage.engine import default_db_path
 
-
-def _shell_quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
+    if path == os.path.abspath(default_db_path()):
+        return ""
+    return f" --db {shlex.quote(path.removeprefix(os.getcwd() + os.sep))}"

@@ -1,0 +1,61 @@
+"""What the README says is so: its programs run, its commands exist, its two commands are what it promises."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from liteflow.cli import _COMMANDS
+from tests.conftest import ROOT, liteflow, run_python
+
+README = (ROOT / "README.md").read_text()
+
+
+def programs() -> list[str]:
+    """The Python blocks, in order."""
+    return re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_first_program(tmp_path: Path) -> None:
+    (tmp_path / "first.py").write_text(programs()[0])
+    done = run_python("first.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "success 6\n"), done.stderr
+
+
+def test_the_program_with_a_service(tmp_path: Path) -> None:
+    (tmp_path / "second.py").write_text(programs()[1])
+    done = run_python("second.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:5] == [f"success {n * n}" for n in range(5)]
+    assert len(lines) == 8
+    assert all("squaring" in line for line in lines[5:])
+
+
+def test_there_are_two_programs() -> None:
+    assert len(programs()) == 2, "a new program in the README needs a test of its own here"
+
+
+def test_every_command_is_in_the_table() -> None:
+    named = set(re.findall(r"`liteflow (\w+)", README))
+    assert named >= set(_COMMANDS)
+    assert named <= set(_COMMANDS), "the README names a command that there is not"
+
+
+def test_each_of_the_two_commands_is_one_line() -> None:
+    for marker in ("main job", "test command"):
+        block = re.search(rf"<!-- {marker} -->\n```sh\n(.*?)\n```\n<!-- end -->", README, re.DOTALL)
+        assert block is not None
+        assert "\n" not in block.group(1)
+
+
+def test_the_scaffold_is_drawn_as_the_readme_shows(tmp_path: Path) -> None:
+    (tmp_path / "my_workflow.py").write_text(liteflow("scaffold", cwd=tmp_path).stdout)
+    assert liteflow("run", "my_workflow.py", "-q", cwd=tmp_path).returncode == 0
+    drawn = liteflow("visualize", "my_workflow", cwd=tmp_path).stdout
+    shown = re.findall(r"```mermaid\n(flowchart.*?)```", README, re.DOTALL)[0]
+
+    def without_times(text: str) -> list[str]:
+        return [re.sub(r"\d+\.\d\d s", "N s", line) for line in text.splitlines() if not line.startswith("%%")]
+
+    assert without_times(drawn) == without_times(shown)
