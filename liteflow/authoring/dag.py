@@ -107,8 +107,8 @@ class Dag:
         self.place = caller()
         """Where the dag is made."""
         self.dag_id = check_name("dag id", dag_id)
-        self.db_path = db_path
-        self.description = description
+        self.db_path = self._checked("db_path", db_path, str | os.PathLike, "a path or an SQLAlchemy URL", None)
+        self.description: str | None = self._checked("description", description, str, "text", None)
         self.params: dict[str, Any] = _checked_params(params or {}, self.place)
         self.default_args = check_default_args(default_args or {}, self.place)
         self.default_options: TaskOptions = task_options(self.default_args, self.place)
@@ -119,10 +119,9 @@ class Dag:
             )
         self.durability = durability
         self.max_active_tasks = dag_count("max_active_tasks", max_active_tasks, self.place)
-        self.fail_fast = bool(fail_fast)
-        if isinstance(tags, str):
-            raise InvalidOptionError(f"{self.place}: option tags must be a list of text, not text", option="tags")
-        self.tags = tuple(dict.fromkeys(str(tag) for tag in tags))
+        self.fail_fast: bool = self._checked("fail_fast", fail_fast, bool, "True or False", False)
+        wanted_tags = self._checked("tags", tags, list | tuple | set | frozenset, "a list of text", ())
+        self.tags = tuple(dict.fromkeys(str(tag) for tag in wanted_tags))
         for name in options:
             if name not in INERT_DAG_OPTIONS:
                 raise unknown_option("a dag", name, self.place, _DAG_OPTIONS, MISSING_DAG_OPTIONS)
@@ -137,6 +136,14 @@ class Dag:
         self._order: list[Task] | None = None
         for found in _collector:
             found.append(self)
+
+    def _checked(self, option: str, value: Any, kinds: Any, wanted: str, default: Any) -> Any:
+        """The option's value, or the default for None; InvalidOptionError if it is of another kind."""
+        if value is None:
+            return default
+        if not isinstance(value, kinds):
+            raise InvalidOptionError(f"{self.place}: option {option}={value!r} must be {wanted}", option=option)
+        return value
 
     # Building
 
@@ -421,6 +428,12 @@ class DagFactory:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Dag:
         signature = inspect.signature(self.function)
+        for name, parameter in signature.parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise DagError(
+                    f"{caller()}: {self.dag_id}(): each param of a dag has a name; write them out in place of "
+                    f"{str(parameter).split(':')[0]!r} ({name})"
+                )
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:

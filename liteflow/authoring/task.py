@@ -143,7 +143,7 @@ class TaskFactory:
 
     def _make(self, dag: Dag, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
         place = caller()
-        inputs: dict[XComInput, Task] = {}
+        inputs: dict[XComInput, set[Task]] = {}
         taken_args = take_apart(args, inputs)
         taken_kwargs = take_apart(kwargs, inputs)
         context_params, wants_context = self._bind(place, args, kwargs)
@@ -162,14 +162,15 @@ class TaskFactory:
         )
         if task.options.multiple_outputs is None:
             task.options = task.options._replace(multiple_outputs=_returns_dict(self.function))
-        for upstream in inputs.values():
+        upstreams = [upstream for tasks in inputs.values() for upstream in tasks]
+        for upstream in upstreams:
             if upstream.dag is not dag:
                 raise DagError(
                     f"{place}: task {task.task_id!r} of dag {dag.dag_id!r} gets the value of {upstream.task_id!r}, "
                     f"which is in dag {upstream.dag.dag_id!r} ({upstream.place}); values stay in their dag"
                 )
         dag.add_task(task)
-        for upstream in inputs.values():
+        for upstream in upstreams:
             dag.set_dependency(upstream, task, place)
         return task
 

@@ -102,15 +102,17 @@ class Placeholder(NamedTuple):
     key: str
 
 
-def take_apart(value: Any, inputs: dict[XComInput, Task]) -> Any:
-    """`value` with placeholders where it held an `XComArg` or `DagParam`; `inputs` collects the former, in order.
+def take_apart(value: Any, inputs: dict[XComInput, set[Task]]) -> Any:
+    """`value` with placeholders where it held an `XComArg` or `DagParam`.
+
+    `inputs` collects what is wanted of which task, in order: one task for each, unless dags were mixed up.
 
     What holds none of them is returned itself, not a copy.
     """
     kind = type(value)
     if kind is XComArg:
         wanted = XComInput(value.task.task_id, value.key)
-        inputs.setdefault(wanted, value.task)
+        inputs.setdefault(wanted, set()).add(value.task)
         return Placeholder(wanted.task_id, wanted.key)
     if kind is DagParam:
         return Placeholder(None, value.name)

@@ -37,17 +37,34 @@ class OutputReader(Generic[J]):
         *whole, self._rest = (self._rest + data).split(b"\n")
         for line in whole:
             self._take(line, at_us, lines)
-        while len(self._rest) > LONGEST_LINE_BYTES and b"\x00" not in self._rest[:LONGEST_LINE_BYTES]:
+        while len(self._rest) > LONGEST_LINE_BYTES:
             length = _whole_characters(self._rest, LONGEST_LINE_BYTES)
+            mark = self._start_of_mark(self._rest, length)
+            if mark == 0:  # a record of `logging` that goes on, or a mark of which more is to come
+                break
+            length = min(length, mark)
             self._text(self._rest[:length], at_us, lines)
             self._rest = self._rest[length:]
         self._rest_since = (self._rest_since if not whole and self._rest_since else now) if self._rest else None
         return lines
 
+    def _start_of_mark(self, data: bytes, before: int) -> int:
+        """Where a mark, or half of one at the very end, begins in `data`; `before` if that is later or never."""
+        found = data.find(self._mark)
+        if 0 <= found < before:
+            return found
+        for length in range(min(len(self._mark) - 1, len(data)), 0, -1):
+            if data.endswith(self._mark[:length]):
+                return min(before, len(data) - length)
+        return before
+
     def flush(self, at_us: int, now: float, *, force: bool = False) -> list[tuple[J, LogLine]]:
         """What there is of an unfinished line, once it has waited for long enough, or at once with `force`."""
         due = self._rest_since is not None and (force or now - self._rest_since >= PARTIAL_LINE_S)
-        if not due or (not force and b"\x00" in self._rest):  # half of a mark must wait for its other half
+        if not due:
+            return []
+        if not force and self._start_of_mark(self._rest, len(self._rest)) < len(self._rest):
+            self._rest_since = now  # half of a mark must wait for its other half
             return []
         lines: list[tuple[J, LogLine]] = []
         rest, self._rest, self._rest_since = self._rest, b"", None

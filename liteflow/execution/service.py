@@ -172,11 +172,12 @@ class ExecutorService:
         from liteflow.execution.liveness import OwnLock
         from liteflow.execution.processes import start_time_of
         from liteflow.storage import recording
+        from liteflow.storage.engine import Database
         from liteflow.storage.history import History
         from liteflow.storage.schema import open_database
 
         self._database = open_database(self._db_path, create=True)
-        self._history = History(self._database)
+        self._history = History(Database(self._database.path, pooled=False))  # outlives the service, in its runs
         token = secrets.token_hex(8)
         try:
             self._lock = OwnLock(self._database.path, token)

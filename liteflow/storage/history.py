@@ -192,7 +192,7 @@ class DagRun:
 
 
 class History:
-    """Reads one database. Its methods open a read scope each."""
+    """Reads one database. Its methods open a read scope each. The database should not be pooled: nobody closes it."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -470,7 +470,7 @@ def _instance_view(row: models.TaskInstance) -> TaskInstanceInfo:
 
 def open_history(db_path: str | os.PathLike[str] | None = None) -> History:
     """The history in a database that exists. Raises StorageError in its three kinds when it cannot be used."""
-    return History(open_database(db_path))
+    return History(open_database(db_path, pooled=False))
 
 
 @contextmanager
@@ -480,9 +480,5 @@ def read_session(db_path: str | os.PathLike[str] | None = None) -> Iterator[Sess
     with liteflow.read_session("etl.db") as session:
         session.scalars(select(liteflow.storage.models.TaskInstance)...)
     """
-    database = open_database(db_path)
-    try:
-        with database.read() as session:
-            yield session
-    finally:
-        database.close()
+    with open_database(db_path, pooled=False).read() as session:
+        yield session

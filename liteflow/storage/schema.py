@@ -47,14 +47,16 @@ def migrations_directory() -> Path:
     raise StorageError(f"liteflow is installed without its migrations (looked beside {package})", path=str(package))
 
 
-def open_database(db_path: str | os.PathLike[str] | None = None, *, create: bool = False) -> Database:
+def open_database(
+    db_path: str | os.PathLike[str] | None = None, *, create: bool = False, pooled: bool = True
+) -> Database:
     """Open the database and check that this liteflow can use it.
 
     With `create` a missing or empty one is created at head; without, a missing one raises DatabaseMissingError.
     An older, a newer and a foreign one raise SchemaOutdatedError, SchemaTooNewError and NotALiteflowDatabaseError,
     and are left as they are.
     """
-    database = Database(db_path)
+    database = Database(db_path, pooled=pooled)
     try:
         if not create and not os.path.exists(database.path):
             raise DatabaseMissingError(
@@ -207,7 +209,7 @@ def downgrade(db_path: str | os.PathLike[str] | None, revision: str) -> Change:
 
 
 def _migrate(db_path: str | os.PathLike[str] | None, target: str | None, run: Callable[[Any, Any], None]) -> Change:
-    database = Database(db_path)
+    database = Database(db_path, pooled=False)
     try:
         known = known_revisions()
         before = read_revision(database.path)
@@ -284,21 +286,16 @@ def _backup(path: str, revision: str) -> str:
 
 def check(db_path: str | os.PathLike[str] | None = None) -> list[str]:
     """What is wrong with a database at head, a line each: damage, dangling rows, a schema that is not the models'."""
-    database = open_database(db_path)
-    try:
-        with database.read() as session:
-            connection = session.connection()
-            found = [
-                f"integrity: {row[0]}" for row in connection.exec_driver_sql("PRAGMA integrity_check") if row[0] != "ok"
-            ]
-            found += [
-                f"foreign key: {row[0]} row {row[1]} refers to a missing row of {row[2]}"
-                for row in connection.exec_driver_sql("PRAGMA foreign_key_check")
-            ]
-            found += _differences(connection)
-        return found
-    finally:
-        database.close()
+    with open_database(db_path, pooled=False).read() as session:
+        connection = session.connection()
+        found = [
+            f"integrity: {row[0]}" for row in connection.exec_driver_sql("PRAGMA integrity_check") if row[0] != "ok"
+        ]
+        found += [
+            f"foreign key: {row[0]} row {row[1]} refers to a missing row of {row[2]}"
+            for row in connection.exec_driver_sql("PRAGMA foreign_key_check")
+        ]
+        return found + _differences(connection)
 
 
 def _differences(connection: Connection) -> list[str]:

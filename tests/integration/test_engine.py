@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,11 @@ def count(database: Database) -> int:
 
 
 @pytest.fixture
-def database(db: str) -> Database:
-    return open_database(db, create=True)
+def database(db: str) -> Iterator[Database]:
+    """Pooled: one scope after the other has the same connection."""
+    database = open_database(db, create=True)
+    yield database
+    database.close()
 
 
 def test_a_read_scope_cannot_write(database: Database) -> None:
@@ -34,7 +38,6 @@ def test_a_read_scope_cannot_write(database: Database) -> None:
     with database.write() as session:  # the same connection writes again afterwards
         session.add(Pool(name="p", slots=1))
     assert count(database) == 1
-    database.close()
 
 
 def test_a_write_scope_commits_all_or_nothing(database: Database) -> None:
@@ -43,7 +46,6 @@ def test_a_write_scope_commits_all_or_nothing(database: Database) -> None:
         session.flush()
         raise KeyError("in the middle")
     assert count(database) == 0
-    database.close()
 
 
 @pytest.mark.parametrize(("durable", "level"), [(True, 2), (False, 1)])
@@ -54,14 +56,12 @@ def test_durable_means_synchronous_full_for_that_scope_only(database: Database, 
         raise KeyError("must be restored after an error too")
     with database.write() as session:
         assert session.scalar(text("PRAGMA synchronous")) == 1
-    database.close()
 
 
 def test_foreign_keys_and_wal_are_on(database: Database) -> None:
     with database.read() as session:
         assert session.scalar(text("PRAGMA foreign_keys")) == 1
         assert session.scalar(text("PRAGMA journal_mode")) == "wal"
-    database.close()
 
 
 def test_a_write_scope_holds_the_lock_from_its_first_statement(database: Database, db: str) -> None:
@@ -72,7 +72,6 @@ def test_a_write_scope_holds_the_lock_from_its_first_statement(database: Databas
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("INSERT INTO liteflow_pool (name, slots) VALUES ('x', 1)")
         other.close()
-    database.close()
 
 
 def test_eight_threads_never_claim_the_same_row(database: Database) -> None:
@@ -95,7 +94,6 @@ def test_eight_threads_never_claim_the_same_row(database: Database) -> None:
     for thread in threads:
         thread.join()
     assert sorted(claimed) == list(range(1, 201))
-    database.close()
 
 
 def test_data_version_tells_of_others_commits_only(database: Database, db: str) -> None:
@@ -106,7 +104,6 @@ def test_data_version_tells_of_others_commits_only(database: Database, db: str) 
     other.commit()
     other.close()
     assert database.data_version() != first
-    database.close()
 
 
 def test_a_forked_child_is_refused(db: str, tmp_path: Path) -> None:
@@ -156,7 +153,6 @@ def test_a_driver_error_is_one_line_with_the_path(database: Database, db: str) -
         session.execute(text("SELECT * FROM nowhere"))
     assert str(caught.value).startswith(db)
     assert "\n" not in str(caught.value)
-    database.close()
 
 
 @pytest.mark.parametrize(

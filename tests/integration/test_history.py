@@ -97,7 +97,7 @@ def test_a_session_of_ones_own_reads_and_cannot_write(dag: Dag, db: str) -> None
 
 def test_an_outcome_of_a_try_that_was_taken_over_is_dropped(dag: Dag, db: str) -> None:
     """The fence: owner, try number and state must all still be the writer's."""
-    database = open_database(db)
+    database = open_database(db, pooled=False)
     with database.write() as session:
         instance = session.scalars(select(models.TaskInstance)).first()
         assert instance is not None
@@ -123,7 +123,7 @@ def test_an_outcome_of_a_try_that_was_taken_over_is_dropped(dag: Dag, db: str) -
 def test_cancel_of_a_queued_run_ends_it_at_once(db: str) -> None:
     from liteflow.storage import recording
 
-    database = open_database(db, create=True)
+    database = open_database(db, create=True, pooled=False)
     with database.write() as session:
         dag_pk = recording.record_dag(session, recording.DagFacts("queued", None, (), "{}", None, "x"), 1)
         run_pk, _ = recording.create_run(

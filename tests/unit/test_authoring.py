@@ -403,6 +403,17 @@ def test_a_value_of_another_dag_is_refused_with_both_places() -> None:
         assert two.task_ids == []
 
 
+def test_a_value_of_another_dag_is_refused_beside_one_of_the_same_id_of_this_dag() -> None:
+    with Dag("one"):
+        foreign = extract()
+    with Dag("two"):
+        own = extract()
+        with pytest.raises(DagError, match="values stay in their dag"):
+            load(own, foreign)
+        with pytest.raises(DagError, match="values stay in their dag"):
+            load([own, {"k": foreign}])
+
+
 def test_looping_over_a_value_is_refused() -> None:
     with Dag("d"):
         value = extract()
@@ -1152,6 +1163,18 @@ def test_a_call_of_a_dag_function_that_does_not_fit_says_so() -> None:
     assert str(caught.value).startswith(at(place))
 
 
+@pytest.mark.parametrize(
+    ("function", "args", "kwargs"), [(lambda *days: None, (1, 2), {}), (lambda **days: None, (), {"a": 1})]
+)
+def test_a_dag_function_that_takes_any_number_of_arguments_is_refused(
+    function: Callable[..., None], args: tuple[int, ...], kwargs: dict[str, int]
+) -> None:
+    # Each param of a dag has a name that is known before a run.
+    with pytest.raises(DagError, match="days") as caught:
+        dag("etl")(function)(*args, **kwargs)
+    assert str(caught.value).startswith(__file__)
+
+
 def test_a_dag_function_with_a_bad_name_is_refused_at_its_decoration() -> None:
     def größe() -> None:
         nothing()
@@ -1237,6 +1260,10 @@ def test_a_function_whose_name_is_no_id_needs_one() -> None:
         {"max_active_tasks": True},
         {"max_active_tasks": 1.5},
         {"tags": "etl"},
+        {"tags": 5},
+        {"fail_fast": "no"},
+        {"description": 5},
+        {"db_path": 5},
     ],
     ids=str,
 )
@@ -1253,6 +1280,11 @@ def test_mistyped_option_of_a_dag_names_the_nearest() -> None:
         Dag("d", db_pth="x.db")
     assert caught.value.option == "db_pth"
     assert str(caught.value).startswith(at(place))
+
+
+def test_an_option_of_a_dag_that_is_none_is_as_if_not_given() -> None:
+    d = Dag("d", tags=None, params=None, default_args=None, description=None, max_active_tasks=None)  # type: ignore[arg-type]
+    assert (d.tags, d.params, d.default_args) == ((), {}, {})
 
 
 def test_tags_are_kept_in_order_without_repeats() -> None:

@@ -169,16 +169,20 @@ def test_a_log_record_is_text_too() -> None:
 # Endless lines
 
 
-def test_an_endless_line_is_recorded_in_pieces_while_it_goes_on() -> None:
+@pytest.mark.parametrize(
+    ("written", "seen"), [(b"x", "x"), (b"\x00", "\\x00"), (b"\xff", "\\xff")], ids=["text", "nul", "binary"]
+)
+def test_an_endless_line_is_recorded_in_pieces_while_it_goes_on(written: bytes, seen: str) -> None:
     it = reader()
     it.feed(begin(1), 5, 100.0)
     found = []
     for _ in range(40):
-        found += plain(it.feed(b"x" * 10_000, 5, 100.0))
-    assert sum(len(one.text) for one in found) >= 40 * 10_000 - LONGEST_LINE_BYTES - 10_000
+        found += plain(it.feed(written * 10_000, 5, 100.0))
+    sizes = [len(one.text) // len(seen) for one in found]
+    assert sum(sizes) >= 40 * 10_000 - LONGEST_LINE_BYTES - 10_000  # what waits is never more than a long line
     found += plain(it.flush(5, 100.0, force=True))
-    assert "".join(one.text for one in found) == "x" * 400_000
-    assert max(len(one.text) for one in found) <= LONGEST_LINE_BYTES
+    assert "".join(one.text for one in found) == seen * 400_000
+    assert max(sizes) <= LONGEST_LINE_BYTES
 
 
 @pytest.mark.parametrize("length", [LONGEST_LINE_BYTES - 1, LONGEST_LINE_BYTES, LONGEST_LINE_BYTES + 1, 200_001])
@@ -207,14 +211,18 @@ def test_an_endless_line_is_not_cut_within_a_character(shift: int) -> None:
 
 
 @pytest.mark.parametrize("inside", range(1, len(end(12))))
-def test_a_mark_after_an_endless_line_is_found_wherever_the_piece_ends(inside: int) -> None:
+@pytest.mark.parametrize(("written", "seen"), [(b"x", "x"), (b"\x00", "\\x00")], ids=["text", "nul"])
+@pytest.mark.parametrize("length", [LONGEST_LINE_BYTES - 5, LONGEST_LINE_BYTES, LONGEST_LINE_BYTES + 10])
+def test_a_mark_after_an_endless_line_is_found_wherever_the_piece_ends(
+    inside: int, written: bytes, seen: str, length: int
+) -> None:
     it = reader()
     it.feed(begin(1), 5, 100.0)
     mark = end(12)
-    found = it.feed(b"x" * (LONGEST_LINE_BYTES + 10) + mark[:inside], 5, 100.0)
+    found = it.feed(written * length + mark[:inside], 5, 100.0)
     found += it.feed(mark[inside:], 5, 100.0)
     assert it.ended == "twelve"
-    assert "".join(one.text for one in plain(found)) == "x" * (LONGEST_LINE_BYTES + 10)
+    assert "".join(one.text for one in plain(found)) == seen * length
 
 
 # Any split
@@ -329,3 +337,17 @@ def test_what_the_death_of_a_worker_tore_does_no_harm(torn: bytes) -> None:
 def test_a_mark_that_makes_no_sense_does_no_harm(line: bytes) -> None:
     # A logger whose name holds a line break writes such a one.
     assert read(begin(1) + b"a\n" + MARK + line + b"\nb\n", flush=False)[-1:] == [Line("one", "b")]
+
+
+def test_a_nul_in_an_unfinished_line_does_not_hold_it_back() -> None:
+    it = reader()
+    it.feed(begin(1) + b"a\x00b", 5, 100.0)
+    assert plain(it.flush(5, 100.0 + PARTIAL_LINE_S)) == [Line("one", "a\\x00b")]
+    assert it.next_flush() is None
+
+
+def test_half_of_a_mark_waits_and_is_not_due_all_the_time() -> None:
+    it = reader()
+    it.feed(begin(1) + b"a" + MARK[:4], 5, 100.0)
+    assert it.flush(5, 101.0) == []
+    assert it.next_flush() == 101.0 + PARTIAL_LINE_S, "or the service would look again and again"
