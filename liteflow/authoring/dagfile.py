@@ -141,9 +141,10 @@ def is_same_file(module: ModuleType, path: str) -> bool:
 
 
 def _load(path: str, name: str) -> ModuleType:
+    from hashlib import sha256
+
     if not os.path.isfile(path):
         raise DagFileError(f"{path}: no such file")
-    digest_of(path)
     loader = importlib.machinery.SourceFileLoader(name, path)
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
@@ -151,8 +152,10 @@ def _load(path: str, name: str) -> ModuleType:
     sys.modules[name] = module
     try:
         with loading():
-            # Compiled from what is on the disk now: a stale .pyc of the same second would be another function.
-            exec(compile(loader.get_data(path), path, "exec", dont_inherit=True), module.__dict__)
+            # Compiled from the text itself: a stale .pyc of the same second would be another function.
+            source = loader.get_data(path)
+            _digests[path] = sha256(source).hexdigest()
+            exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise

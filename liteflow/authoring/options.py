@@ -112,7 +112,7 @@ def _text(option: str, value: Any, where: Place) -> str:
 
 Check = Callable[[str, Any, Place], Any]
 
-# The name as it is written, the field that it fills, its check. None is "as if not given" for all of them.
+# The name as it is written, the field that it fills, its check.
 _TASK_OPTIONS: Mapping[str, tuple[str, Check]] = {
     "retries": ("retries", _count),
     "retry_delay": ("retry_delay_s", _seconds),
@@ -230,8 +230,8 @@ def task_options(given: Mapping[str, Any], where: Place, base: TaskOptions | Non
             field, check = _TASK_OPTIONS[name]
             if field in fields:
                 raise InvalidOptionError(f"{where}: give timeout or execution_timeout, not both", option=name)
-            if value is not None:
-                fields[field] = check(name, value, where)
+            # None is the default, and lifts what `default_args` says.
+            fields[field] = TaskOptions._field_defaults[field] if value is None else check(name, value, where)
         elif name not in _INERT_TASK_OPTIONS:
             raise unknown_option("a task", name, where, [*_TASK_OPTIONS, "task_id"], _MISSING_TASK_OPTIONS)
     return (base or TaskOptions())._replace(**fields)

@@ -24,6 +24,8 @@ class OutputReader(Generic[J]):
         self._job_of = job_of
         self._rest = b""
         self._rest_since: float | None = None
+        self._is_flushed = False
+        """Whether what there was of this line is recorded already."""
         self.current: J | None = None
         """The job whose lines these are."""
         self.ended: J | None = None
@@ -69,6 +71,7 @@ class OutputReader(Generic[J]):
         lines: list[tuple[J, LogLine]] = []
         rest, self._rest, self._rest_since = self._rest, b"", None
         self._take(rest, at_us, lines)
+        self._is_flushed = True
         return lines
 
     def next_flush(self) -> float | None:
@@ -76,6 +79,9 @@ class OutputReader(Generic[J]):
         return None if self._rest_since is None else self._rest_since + PARTIAL_LINE_S
 
     def _take(self, line: bytes, at_us: int, lines: list[tuple[J, LogLine]]) -> None:
+        was_flushed, self._is_flushed = self._is_flushed, False
+        if was_flushed and not line.rstrip(b"\r"):  # the end of a line of which everything is recorded
+            return
         if b"\x00" in line and self._mark in line:
             before, _, marked = line.partition(self._mark)
             if before:

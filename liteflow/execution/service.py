@@ -10,6 +10,7 @@ service gives up and kills what runs, so nothing goes on that is not recorded.
 from __future__ import annotations
 
 import heapq
+import json
 import os
 import secrets
 import socket
@@ -913,11 +914,16 @@ def _refuse_own_run(dag_id: str, run_id: str) -> None:
         )
 
 
+def _canonical(params_json: str) -> str:
+    """The params as text that does not tell in which order they were written."""
+    return json.dumps(json.loads(params_json), sort_keys=True)
+
+
 def _refuse_conflict(
     existing: Any, dag: Dag, run_id: str, moment: datetime | None, params_json: str, digest: str
 ) -> None:
     different = []
-    if existing.params_json != params_json:
+    if _canonical(existing.params_json) != _canonical(params_json):
         different.append(f"params ({existing.params_json}, not {params_json})")
     if moment is not None and existing.logical_date != moment:
         different.append(f"logical date ({existing.logical_date.isoformat()})")

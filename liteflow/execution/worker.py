@@ -29,6 +29,9 @@ from liteflow.execution.calling import Payload, Result, call, describe_error, tr
 from liteflow.execution.code import Code, load
 from liteflow.execution.messages import Unpacker, pack
 
+LONGEST_RECORD_BYTES = 60_000
+"""A line of a log record that is longer is sent in pieces."""
+
 TOKEN = struct.Struct("!Q")
 
 BOOTSTRAP = (
@@ -56,7 +59,9 @@ class Output:
         head = self._mark + f"L{level} {logger} ".encode("utf-8", "backslashreplace")
         lines = text.encode("utf-8", "backslashreplace").split(b"\n")
         self._flush()
-        self._write(b"".join(head + line + b"\n" for line in lines))
+        for line in lines:
+            for start in range(0, len(line) or 1, LONGEST_RECORD_BYTES):
+                self._write(head + line[start : start + LONGEST_RECORD_BYTES] + b"\n")
 
     def restore(self) -> None:
         """Flush what a task printed, and undo what it did to the standard streams."""
@@ -89,7 +94,7 @@ class RecordHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._output.record(record.levelno, record.name.replace(" ", "_"), self.format(record))
+            self._output.record(record.levelno, "_".join(record.name.split()), self.format(record))
         except Exception:
             self.handleError(record)
 

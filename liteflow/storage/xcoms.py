@@ -24,7 +24,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from liteflow.authoring.dagfile import file_of_module, importable_name, load_file
-from liteflow.errors import DagFileError, XComDecodeError, XComEncodeError
+from liteflow.errors import XComDecodeError, XComEncodeError
 
 JSON = "json"
 BYTES = "bytes"
@@ -195,10 +195,15 @@ def _plain_items(value: Any) -> list[Any]:
     return [_plain(one) for one in value]
 
 
+def _plain_set(value: Any) -> list[Any]:
+    """Sorted by how they are written: a set's own order differs from process to process."""
+    return sorted(_plain_items(value), key=_dumps)
+
+
 _TAGGERS: dict[type, Callable[[Any], Any]] = {
     tuple: _plain_items,
-    set: _plain_items,
-    frozenset: _plain_items,
+    set: _plain_set,
+    frozenset: _plain_set,
     bytes: _plain_bytes,
 }
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -310,7 +315,7 @@ def _rich(plain: Any) -> Any:
 
 def _rich_dataclass(found: Any) -> Any:
     path, fields = found
-    kind = find(*path)
+    kind = find_for_value(*path)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise XComDecodeError(f"{path[2]} of {path[1] or path[0]} is no dataclass any more")
     return kind(**{name: _rich(one) for name, one in fields.items()})
@@ -318,7 +323,7 @@ def _rich_dataclass(found: Any) -> Any:
 
 def _rich_enum(found: Any) -> Any:
     path, name = found
-    kind = find(*path)
+    kind = find_for_value(*path)
     if not (isinstance(kind, type) and issubclass(kind, Enum)):
         raise XComDecodeError(f"{path[2]} of {path[1] or path[0]} is no enum any more")
     return kind[name]
@@ -352,15 +357,23 @@ def reference_of(thing: Any) -> Reference:
 def find(module: str, file: str | None, qualname: str) -> Any:
     """What `reference_of` named; of a decorated task function the plain one. Imports the module or loads the file.
 
-    Raises LookupError, with the name and where it was looked for, when it is not there any more.
+    What the module's own code raises comes out as it is; LookupError when it does not hold the name.
     """
-    try:
-        found = _attribute(_module(module, file), qualname)
-    except (LookupError, ImportError, DagFileError) as error:
-        raise LookupError(f"{qualname} of {file or module} is not to be had: {_why(error)}") from error
+    found = _attribute(_module(module, file), qualname)
     if type(found).__module__ == "liteflow.authoring.task" and hasattr(found, "function"):
         return found.function
     return found
+
+
+def find_for_value(module: str, file: str | None, qualname: str) -> Any:
+    """The same for a class or function that a stored value needs: whatever is wrong, the error names it and its place.
+
+    Pickles name this function: it must stay where it is.
+    """
+    try:
+        return find(module, file, qualname)
+    except Exception as error:
+        raise LookupError(f"{qualname} of {file or module} is not to be had: {_why(error)}") from error
 
 
 def _module(module: str, file: str | None) -> ModuleType:
@@ -408,7 +421,7 @@ def reduce_by_file(obj: Any) -> Any:
     is_main = module in ("__main__", "__mp_main__")
     if reference.file is None and not is_main and _attribute(sys.modules[module], obj.__qualname__) is obj:
         return None
-    return find, tuple(reference)
+    return find_for_value, tuple(reference)
 
 
 class _Unpickler(pickle.Unpickler):

@@ -499,3 +499,32 @@ def test_an_exception_in_the_with_block_cancels(db: str, tmp_path: Any) -> None:
         service.submit(dag, run_id="x")
         raise KeyError("the application's own")
     assert dag.latest_run().end_reason == "cancelled"
+
+
+def test_params_are_the_same_in_whatever_order_they_are_given(db: str) -> None:
+    with Dag("order", db_path=db, params={"x": None}) as dag:
+        give(dag.param("x"))
+    first = dag.run({"x": {"a": 1, "b": {2, "c"}}}, run_id="r", progress=False)
+    assert dag.run({"x": {"b": {"c", 2}, "a": 1}}, run_id="r", progress=False).pk == first.pk
+
+
+def test_an_explicit_none_lifts_a_timeout_of_the_default_args(db: str) -> None:
+    with Dag("lifted", db_path=db, default_args={"timeout": 0.2}) as dag:
+        limited = one()
+        free = one.override(timeout=None)()
+    assert (limited.task.options.timeout_s, free.task.options.timeout_s) == (0.2, None)
+
+
+def test_a_log_line_of_a_megabyte_is_kept_in_pieces(db: str) -> None:
+    with Dag("long", db_path=db) as dag:
+        log_long()
+    entries = dag.run(progress=False).logs()
+    assert "".join(entry.message for entry in entries) == "x" * 10**6
+    assert {(entry.level, entry.logger) for entry in entries} == {(30, "odd_name")}
+
+
+@task
+def log_long() -> None:
+    import logging
+
+    logging.getLogger("odd\nname").warning("x" * 10**6)

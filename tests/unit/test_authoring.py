@@ -904,7 +904,7 @@ def test_option_that_airflow_has_and_liteflow_lacks_is_refused_and_not_ignored()
     with pytest.raises(InvalidOptionError, match="option 'depends_on_past' of a task is not supported"):
         task(nothing.function, depends_on_past=True)
     with pytest.raises(InvalidOptionError, match="option 'template_searchpath' of a dag is not supported"):
-        Dag("d", template_searchpath="/tmp")
+        Dag("d", template_searchpath="templates")
 
 
 def test_option_that_means_nothing_here_is_accepted() -> None:

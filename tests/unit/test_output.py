@@ -351,3 +351,10 @@ def test_half_of_a_mark_waits_and_is_not_due_all_the_time() -> None:
     it.feed(begin(1) + b"a" + MARK[:4], 5, 100.0)
     assert it.flush(5, 101.0) == []
     assert it.next_flush() == 101.0 + PARTIAL_LINE_S, "or the service would look again and again"
+
+
+def test_the_newline_after_a_flushed_line_is_no_line_of_its_own() -> None:
+    it = reader()
+    it.feed(begin(1) + b"abc", 5, 100.0)
+    assert plain(it.flush(5, 101.0)) == [Line("one", "abc")]
+    assert plain(it.feed(b"\nnext\n\n", 5, 101.1)) == [Line("one", "next"), Line("one", "")]
