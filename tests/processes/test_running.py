@@ -509,7 +509,7 @@ def test_params_are_the_same_in_whatever_order_they_are_given(db: str) -> None:
 
 
 def test_an_explicit_none_lifts_a_timeout_of_the_default_args(db: str) -> None:
-    with Dag("lifted", db_path=db, default_args={"timeout": 0.2}) as dag:
+    with Dag("lifted", db_path=db, default_args={"timeout": 0.2}):
         limited = one()
         free = one.override(timeout=None)()
     assert (limited.task.options.timeout_s, free.task.options.timeout_s) == (0.2, None)
