@@ -61,6 +61,10 @@ _S = TaskInstanceState
 CHUNK_S = 0.004
 """How much expected work a slot is given at once."""
 CHUNK_JOBS = 64
+MOST_PREPARED_DAGS = 64
+"""How many dags are kept ready; older ones are made ready again when they are submitted again."""
+STARTED_AFTER_S = 0.02
+"""How long a job has run when it is recorded as started, if nothing else is recorded before."""
 IDLE_POLL_S = 0.1
 """How often the loop looks whether another process has written to the database."""
 ALIEN_POLL_S = 0.1
@@ -126,7 +130,8 @@ class ExecutorService:
         """Guards what other threads hand in: the inbox and the prepared dags."""
         self._inbox: deque[Callable[[Turn], None]] = deque()
         self._prepared: dict[int, PreparedDag] = {}
-        self._code_numbers: dict[Any, tuple[int, Code]] = {}
+        self._code_numbers: dict[Any, tuple[Any, int, Code]] = {}
+        """By function, or its id if it cannot be hashed: the function (so that no other gets its id), number, code."""
         self._pid = os.getpid()
         # From here on the loop's own.
         self._runs: dict[int, ActiveRun] = {}
@@ -136,6 +141,8 @@ class ExecutorService:
         self._jobs: dict[tuple[int, int], Job] = {}
         """By run and number of the task instance."""
         self._unplaced: deque[Job] = deque()
+        self._fresh: list[Job] = []
+        """Jobs that have started, which is not recorded yet."""
         self._job_numbers = 0
         self._experience: dict[int, float] = {}
         """Of each function: how long it takes, in seconds."""
@@ -265,8 +272,10 @@ class ExecutorService:
             )
         with self._mutex:
             known = self._prepared.get(id(dag))
-            if known is None or known.digest != dag.structure_digest():
+            if known is None or known.dag is not dag or known.digest != dag.structure_digest():
                 known = self._prepared[id(dag)] = PreparedDag(dag, self._code_of)
+                if len(self._prepared) > MOST_PREPARED_DAGS:  # an application may build a dag for each run
+                    del self._prepared[next(iter(self._prepared))]
             return known
 
     def _code_of(self, task: Task) -> tuple[int, Code]:
@@ -276,8 +285,9 @@ class ExecutorService:
         except TypeError:
             key = id(task.function)
         if key not in self._code_numbers:
-            self._code_numbers[key] = (len(self._code_numbers) + 1, describe(task))
-        return self._code_numbers[key]
+            self._code_numbers[key] = (task.function, len(self._code_numbers) + 1, describe(task))
+        _, number, code = self._code_numbers[key]
+        return number, code
 
     def _create(
         self, prepared: PreparedDag, run_id: str, moment: datetime, params_json: str, *, must_match_date: bool
@@ -341,6 +351,7 @@ class ExecutorService:
         self._look_for_commands(turn)
         self._settle(turn)
         self._choose(engine, turn)
+        self._note_started(turn)
         jobs = self._commit(turn) if turn else []
         for vacancy, several in _by_vacancy([*turn.placed, *jobs]).items():
             engine.submit(vacancy, several)
@@ -351,6 +362,8 @@ class ExecutorService:
         if self._inbox:
             return 0.0
         wait = IDLE_POLL_S if self._runs else 10.0
+        if self._fresh:
+            wait = min(wait, STARTED_AFTER_S)
         if self._timers:
             wait = min(wait, max(0.0, self._timers[0][0] - time.monotonic()))
         return wait
@@ -367,7 +380,7 @@ class ExecutorService:
         turn.changes += [(run, change) for change in changes]
 
     def _take_events(self, events: Events, turn: Turn) -> None:
-        turn.started += [job for job in events.started if job.run.pk in self._runs]
+        self._fresh += [job for job in events.started if job.run.pk in self._runs]
         for job, line in events.lines:
             self._take_line(job, line, turn)
         by_run: dict[int, list[tuple[Job, Outcome]]] = {}
@@ -382,6 +395,18 @@ class ExecutorService:
         for pk, ended in by_run.items():
             if pk in self._runs:
                 self._take_ended(self._runs[pk], ended, turn)
+
+    def _note_started(self, turn: Turn) -> None:
+        """Record that jobs have started along with something else or, when there is nothing, a little later.
+
+        Most tiny tasks have ended by then, and cost one transaction instead of two.
+        """
+        self._fresh = [job for job in self._fresh if self._jobs.get((job.run.pk, job.index)) is job]
+        if not self._fresh:
+            return
+        oldest = self._fresh[0].started_at or 0.0
+        if turn or time.monotonic() - oldest >= STARTED_AFTER_S:
+            turn.started, self._fresh = self._fresh, []
 
     def _take_line(self, job: Job, line: LogLine, turn: Turn) -> None:
         size = len(line.text) + 1
@@ -586,9 +611,8 @@ class ExecutorService:
         from liteflow.storage import recording
 
         lost = [run for run in turn.begun if not recording.own_run(session, run.pk, self._executor_pk, _now_us())]
-        others = {run.pk for run in self._runs.values() if run not in turn.begun}
-        owned = recording.still_owned(session, others, self._executor_pk)
-        return lost + [self._runs[pk] for pk in others - owned]
+        owned = recording.owned_runs(session, self._executor_pk)
+        return lost + [run for run in self._runs.values() if run.pk not in owned and run not in lost]
 
     def _drop(self, lost: list[ActiveRun], turn: Turn) -> None:
         """Forget runs that are not ours: nothing of them is recorded, and what runs is ended."""

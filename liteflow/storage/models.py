@@ -136,7 +136,7 @@ class DagRun(Base):
         Index(None, "run_id"),
         Index(None, "dag_pk", "created_at"),
         Index(None, "state"),
-        Index(None, "executor_pk"),
+        Index(None, "executor_pk", "state"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -164,18 +164,9 @@ def own_run(session: Session, run_pk: int, executor_pk: int, now_us: int) -> boo
     return _changed(result) == 1
 
 
-def still_owned(session: Session, run_pks: Iterable[int], executor_pk: int) -> set[int]:
-    """Which of the runs are still this executor's and running."""
-    owned: set[int] = set()
-    for some in _in_groups(list(run_pks)):
-        owned.update(
-            session.scalars(
-                select(DagRun.id).where(
-                    DagRun.id.in_(some), DagRun.executor_pk == executor_pk, DagRun.state == RunState.RUNNING
-                )
-            )
-        )
-    return owned
+def owned_runs(session: Session, executor_pk: int) -> set[int]:
+    """The runs that are this executor's and running."""
+    return set(session.connection().execute(_OWNED, {"executor": executor_pk}).scalars())
 
 
 def cancel_requested(session: Session, executor_pk: int) -> list[int]:
@@ -248,7 +239,7 @@ def claim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -
             )
         )
     if rows:
-        session.execute(
+        session.connection().execute(
             _CLAIM,
             [{"pk": pk, "number": number, "executor": executor_pk} for pk, number in rows],
         )
@@ -259,7 +250,7 @@ def record_changes(
 ) -> None:
     """Task instances that changed without a try: queued, skipped, upstream_failed."""
     if rows:
-        session.execute(
+        session.connection().execute(
             _CHANGE,
             [
                 {"pk": pk, "new": state, "why": reason, "ended": now_us if state.is_terminal else None}
@@ -271,7 +262,7 @@ def record_changes(
 def record_started(session: Session, rows: Sequence[tuple[int, int, int]], executor_pk: int) -> None:
     """Tries that began to run: key, try number, microseconds."""
     if rows:
-        session.execute(
+        session.connection().execute(
             _STARTED,
             [{"pk": pk, "number": number, "at": at, "executor": executor_pk} for pk, number, at in rows],
         )
@@ -281,7 +272,7 @@ def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -
     """Tries that are over; returns the keys of those that had been taken over, which are left as they are."""
     if not rows:
         return set()
-    result = session.execute(
+    result = session.connection().execute(
         _ENDED,
         [
             {
@@ -317,8 +308,8 @@ def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -
 def store_xcoms(session: Session, rows: Sequence[tuple[int, str, str, bytes]]) -> None:
     """XComs: task instance's key, key, encoding, data."""
     if rows:
-        session.execute(
-            insert(_table(XCom)),
+        session.connection().execute(
+            _INSERT_XCOM,
             [
                 {
                     "task_instance_pk": pk,
@@ -348,7 +339,7 @@ def store_logs(session: Session, rows: Sequence[tuple[int, int, int, int | None,
     """Log lines: task instance's key, try number, microseconds, level, logger, text."""
     if rows:
         names = ("task_instance_pk", "try_number", "at", "level", "logger", "message")
-        session.execute(insert(_table(LogRecord)), [dict(zip(names, row, strict=True)) for row in rows])
+        session.connection().execute(_INSERT_LOGRECORD, [dict(zip(names, row, strict=True)) for row in rows])
 
 
 def record_executor(session: Session, token: str, host: str, process_started_at: int | None, now_us: int) -> int:
@@ -424,6 +415,10 @@ _MINE = (
     _TI.c.try_number == bindparam("number"),
     _TI.c.state == _S.RUNNING,
 )
+_INSERT_XCOM = insert(_table(XCom))
+_INSERT_LOGRECORD = insert(_table(LogRecord))
+_RUN = _table(DagRun)
+_OWNED = select(_RUN.c.id).where(_RUN.c.executor_pk == bindparam("executor"), _RUN.c.state == RunState.RUNNING)
 _STARTED = update(_TI).where(*_MINE).values(started_at=bindparam("at"))
 _ENDED = (
     update(_TI)

@@ -78,7 +78,9 @@ def upgrade() -> None:
         ["dag_pk", "created_at"],
         unique=False,
     )
-    op.create_index(op.f("ix_liteflow_dag_run_executor_pk"), "liteflow_dag_run", ["executor_pk"], unique=False)
+    op.create_index(
+        op.f("ix_liteflow_dag_run_executor_pk_state"), "liteflow_dag_run", ["executor_pk", "state"], unique=False
+    )
     op.create_index(op.f("ix_liteflow_dag_run_run_id"), "liteflow_dag_run", ["run_id"], unique=False)
     op.create_index(op.f("ix_liteflow_dag_run_state"), "liteflow_dag_run", ["state"], unique=False)
 
@@ -188,7 +190,7 @@ def downgrade() -> None:
     op.drop_table("liteflow_task_instance")
     op.drop_index(op.f("ix_liteflow_dag_run_state"), table_name="liteflow_dag_run")
     op.drop_index(op.f("ix_liteflow_dag_run_run_id"), table_name="liteflow_dag_run")
-    op.drop_index(op.f("ix_liteflow_dag_run_executor_pk"), table_name="liteflow_dag_run")
+    op.drop_index(op.f("ix_liteflow_dag_run_executor_pk_state"), table_name="liteflow_dag_run")
     op.drop_index(op.f("ix_liteflow_dag_run_dag_pk_created_at"), table_name="liteflow_dag_run")
     op.drop_table("liteflow_dag_run")
     op.drop_table("liteflow_pool")
