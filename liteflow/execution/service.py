@@ -137,7 +137,8 @@ class ExecutorService:
         self._runs: dict[int, ActiveRun] = {}
         self._order: deque[ActiveRun] = deque()
         """Runs in turn: the one that was served last is at the end."""
-        self._timers: list[tuple[float, int, ActiveRun, int]] = []
+        self._timers: list[tuple[float, int, int]] = []
+        """When a retry is due, of which run, which task instance."""
         self._jobs: dict[tuple[int, int], Job] = {}
         """By run and number of the task instance."""
         self._unplaced: deque[Job] = deque()
@@ -440,7 +441,7 @@ class ExecutorService:
                 turn.ended.append((job, outcome, change))
                 if change.state is _S.UP_FOR_RETRY:
                     due = time.monotonic() + change.delay_s
-                    heapq.heappush(self._timers, (due, run.pk, run, change.index))
+                    heapq.heappush(self._timers, (due, run.pk, change.index))
             else:
                 turn.changes.append((run, change))
         run.note(changes)
@@ -476,8 +477,9 @@ class ExecutorService:
     def _ring_timers(self, turn: Turn) -> None:
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
-            _, pk, run, index = heapq.heappop(self._timers)
-            if pk in self._runs:
+            _, pk, index = heapq.heappop(self._timers)
+            run = self._runs.get(pk)
+            if run is not None:
                 self._apply(run, run.core.retry_due(index), turn)
 
     def _look_for_commands(self, turn: Turn) -> None:
@@ -670,7 +672,7 @@ class ExecutorService:
             session,
             [
                 (job.run.pks[job.index], job.try_number, line.at_us, line.level, line.logger, line.text)
-                for job, line in turn.lines
+                for job, line in self._wanted_lines(session, turn)
             ],
         )
         recording.record_changes(
@@ -686,6 +688,16 @@ class ExecutorService:
         recording.claim(session, [(run.pks[index], run.core.try_numbers[index]) for _, run, index in turn.claims], me)
         for run in turn.over:
             recording.end_run(session, run.pk, *run.core.outcome(), now_us)
+
+    def _wanted_lines(self, session: Session, turn: Turn) -> list[tuple[Job, LogLine]]:
+        """The lines, without those of runs that were deleted since: something left running may still write."""
+        late = {job.run.pk for job, _ in turn.lines} - set(self._runs)
+        if not late:
+            return turn.lines
+        from liteflow.storage import recording
+
+        gone = late - recording.existing_runs(session, late)
+        return [(job, line) for job, line in turn.lines if job.run.pk not in gone]
 
     def _stored_inputs(self, session: Session, turn: Turn) -> Mapping[tuple[int, str], tuple[str, bytes]]:
         from liteflow.storage import recording

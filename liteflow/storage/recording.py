@@ -169,6 +169,13 @@ def owned_runs(session: Session, executor_pk: int) -> set[int]:
     return set(session.connection().execute(_OWNED, {"executor": executor_pk}).scalars())
 
 
+def existing_runs(session: Session, pks: Iterable[int]) -> set[int]:
+    """Which of the runs have not been deleted."""
+    return {
+        pk for some in _in_groups(list(pks)) for pk in session.scalars(select(DagRun.id).where(DagRun.id.in_(some)))
+    }
+
+
 def cancel_requested(session: Session, executor_pk: int) -> list[int]:
     """Runs of this executor that somebody wants to end."""
     return list(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import select
 
@@ -13,6 +15,7 @@ from liteflow.storage import models
 from liteflow.storage.history import open_history
 from liteflow.storage.recording import TryEnded, record_ended
 from liteflow.storage.schema import open_database
+from tests.conftest import liteflow as liteflow_command
 
 
 @task
@@ -120,7 +123,7 @@ def test_an_outcome_of_a_try_that_was_taken_over_is_dropped(dag: Dag, db: str) -
     database.close()
 
 
-def test_cancel_of_a_queued_run_ends_it_at_once(db: str) -> None:
+def test_a_queued_run_can_be_drawn_and_cancelled(db: str) -> None:
     from liteflow.storage import recording
 
     database = open_database(db, create=True, pooled=False)
@@ -140,6 +143,12 @@ def test_cancel_of_a_queued_run_ends_it_at_once(db: str) -> None:
     history = open_history(db)
     run = history.run(run_pk)
     assert (run.state, run.owner) == (RunState.QUEUED, None)
+    drawn = liteflow_command("visualize", "queued", "--db", db, cwd=Path(db).parent).stdout
+    assert [line.strip() for line in drawn.splitlines()][2:5] == [
+        't0["a<br/>pending"]',
+        't1["b<br/>pending"]',
+        "t0 --> t1",
+    ], "a run that has not begun is drawn too"
     run.cancel()
     run = run.refresh()
     assert (run.state, run.end_reason) == ("failed", "cancelled")

@@ -486,3 +486,41 @@ def _lives(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+@task
+def leave_child_that_prints_for_long(go: str) -> None:
+    subprocess.Popen(["sh", "-c", f"while [ ! -e {go} ]; do sleep 0.01; done; echo late; touch {go}.done"])
+
+
+def test_lines_for_a_run_that_was_deleted_disturb_nobody(db: str, tmp_path: Path) -> None:
+    from liteflow.storage.history import open_history
+
+    go = tmp_path / "go"
+    with Dag("deleted", db_path=db) as dag:
+        leave_child_that_prints_for_long(str(go))
+    with Dag("other", db_path=db) as other:
+        print_and_let_go(str(go))
+    with ExecutorService(db, max_workers=1) as service:
+        run = service.submit(dag).wait(timeout=60)
+        open_history(db).delete_run(run.pk)
+        assert service.submit(other).wait(timeout=60).state == "success"
+        assert service.submit(other).wait(timeout=60).state == "success"
+
+
+@task(retries=2)
+def fail_together() -> None:
+    raise ValueError("all at once")
+
+
+def test_many_retries_that_are_due_at_once(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock stands still for a moment: retries of one run, due at the very same time."""
+    from liteflow.execution import service as module
+
+    real = time.monotonic
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(int(real() * 4)) / 4)
+    with Dag("together", db_path=db) as dag:
+        for _ in range(8):
+            fail_together()
+    run = dag.run(progress=False, max_workers=2)
+    assert {instance.try_number for instance in run.task_instances()} == {3}
