@@ -116,7 +116,7 @@ def is_interrupted(run: DagRun) -> bool:
     from liteflow.execution.liveness import is_alive
     from liteflow.states import RunState
 
-    if run.state is not RunState.RUNNING:
+    if run.state.is_terminal or (run.owner is None and run.state is RunState.QUEUED):
         return False
     return run.owner is None or not is_alive(run.history.database.path, run.owner)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -118,8 +119,13 @@ class ActiveRun:
 
     def tell(self, event: RunEvent) -> None:
         """Pass an event on to whoever listens."""
-        if self.listener is not None:
+        if self.listener is None:
+            return
+        try:
             self.listener(event)
+        except Exception:  # a stranger's code in the service's thread: it must not end the runs of others
+            logging.getLogger("liteflow").exception("the listener of run %s raised, and is told no more", self.run_id)
+            self.listener = None
 
     def note(self, changes: list[Change]) -> None:
         """Keep the queue in step with the core's changes."""

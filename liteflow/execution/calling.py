@@ -8,11 +8,12 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
+import sys
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import liteflow
 from liteflow.authoring.context import DagRunFacts, TaskInstanceFacts, current_context, make_context
@@ -58,7 +59,11 @@ class Result(NamedTuple):
 
 
 def call(function: Callable[..., Any], payload: Payload, report: Callable[[str], None]) -> Result:
-    """Call the function as the payload says. `report` gets the text of a traceback."""
+    """Call the function as the payload says. `report` gets the text of a traceback.
+
+    A child that the function forked, and that comes back here, ends: only the process that began the try goes on.
+    """
+    pid = os.getpid()
     try:
         params = _decoded_params(payload.params)
         context = make_context(
@@ -90,6 +95,8 @@ def call(function: Callable[..., Any], payload: Payload, report: Callable[[str],
                 import asyncio
 
                 value = asyncio.run(value)
+        if os.getpid() != pid:
+            _end_child(None)
         return Result("success", None, None, True, _outputs(value, payload))
     except SkipTask as error:
         return Result("skipped", None, str(error) or None, True, ())
@@ -97,8 +104,25 @@ def call(function: Callable[..., Any], payload: Payload, report: Callable[[str],
         report(trace_of(error))
         return Result("failed", "error", describe_error(error), False, ())
     except BaseException as error:
+        if os.getpid() != pid:
+            _end_child(error)
         report(trace_of(error))
         return Result("failed", "error", describe_error(error), True, ())
+
+
+def _end_child(error: BaseException | None) -> NoReturn:
+    """End a forked child as the interpreter would have ended it."""
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        code = error.code or 0
+    elif error is not None:
+        print(error.code if isinstance(error, SystemExit) else trace_of(error), file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            continue  # closed, or not there
+    os._exit(code & 0xFF)
 
 
 def _decoded_params(text: str) -> dict[str, Any]:
@@ -148,9 +172,19 @@ def _outputs(value: Any, payload: Payload) -> tuple[tuple[str, str, bytes], ...]
         for key, one in value.items():
             if not isinstance(key, str):
                 raise XComEncodeError(f"the task has multiple_outputs, and a key of its dict is no text: {key!r}")
+            if not key or len(key) > 250 or "\x00" in key or not _is_text(key):
+                raise XComEncodeError(f"the task has multiple_outputs, and a key of its dict cannot be stored: {key!r}")
             if one is not None and key != RETURN_VALUE:
                 found.append((key, *encode(one)))
     return tuple(found)
+
+
+def _is_text(key: str) -> bool:
+    try:
+        key.encode()
+    except UnicodeEncodeError:  # lone surrogates
+        return False
+    return True
 
 
 def describe_error(error: BaseException) -> str:

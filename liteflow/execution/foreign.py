@@ -22,7 +22,8 @@ from liteflow.authoring.dagfile import loading
 from liteflow.errors import MissingMainGuard
 from liteflow.execution.calling import Payload, Result, as_states, call, describe_error, trace_of
 from liteflow.execution.code import Code, load
-from liteflow.execution.jobs import Events, Job, LogLine, Outcome
+from liteflow.execution.jobs import Events, Job, LogLine, Outcome, charge_log
+from liteflow.execution.output import ROW_BYTES
 from liteflow.states import EndReason, TaskInstanceState
 
 Reply = tuple[Result, list[tuple[int, int | None, str | None, str]], int, int, str | None, Any]
@@ -117,7 +118,7 @@ class ForeignEngine:
             job.started_us = _now_us()
             try:
                 future = self._executor.submit(run_there, job.code, payload, os.getpid())
-            except RuntimeError as error:  # broken, or shut down
+            except (RuntimeError, OSError) as error:  # broken, shut down, or no more processes to be had
                 future = Future()
                 future.set_exception(error)
             self._live[job] = future
@@ -162,7 +163,7 @@ class ForeignEngine:
         except BaseException as error:
             events.finished.append((job, self._failed(job, EndReason.ERROR, describe_error(error))))
             return
-        events.lines += [(job, LogLine(*line)) for line in lines]
+        events.lines += [(job, LogLine(*line)) for line in lines if charge_log(job, len(line[3]) + ROW_BYTES)]
         state, reason = as_states(result)
         outcome = Outcome(
             state, reason, result.error, result.may_retry, result.xcoms, started_us, ended_us, trace, guard

@@ -13,6 +13,18 @@ from liteflow.execution.code import Code
 from liteflow.states import EndReason, TaskInstanceState
 
 
+def charge_log(job: Job, size: int) -> bool:
+    """Whether `size` more bytes fit into the job's log. What does not is counted; 0 asks whether anything fits."""
+    if job.log_cut:
+        job.log_cut += size
+        return False
+    if job.log_bytes + size > job.log_cap_bytes:
+        job.log_cut += size
+        return False
+    job.log_bytes += size
+    return True
+
+
 class LogLine(NamedTuple):
     """A line that a try wrote."""
 
@@ -66,6 +78,10 @@ class Job:
     started_us: int | None = None
     kill_reason: EndReason | None = None
     """Why it was told to end, once it was."""
+    given_at: float = 0.0
+    """When its slot was given it, by the monotonic clock."""
+    deaths: int = 0
+    """How many workers died with it in hand before it had started."""
     log_bytes: int = 0
     log_cut: int = 0
 

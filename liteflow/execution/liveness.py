@@ -6,8 +6,10 @@ in children that the host forks; as a second line of defence, a lock whose owner
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import time
 import weakref
 from pathlib import Path
 
@@ -16,6 +18,12 @@ from liteflow.storage.history import Owner
 
 if os.name == "posix":
     import fcntl
+
+
+MOST_TRIES = 100
+
+DEAD_LOCK_S = 60.0
+"""How old the lock file of a killed service must be to be removed: a fresh one may be about to be locked."""
 
 
 def lock_directory(db_path: str) -> Path:
@@ -29,11 +37,20 @@ class OwnLock:
     def __init__(self, db_path: str, token: str) -> None:
         self._directory = lock_directory(db_path)
         self._path = self._directory / f"{token}.lock"
-        self._directory.mkdir(exist_ok=True)
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._fd = self._open()
         if os.name == "posix":
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _held.add(self)
+        _remove_dead_locks(self._directory)
+
+    def _open(self) -> int:
+        for _ in range(MOST_TRIES):
+            self._directory.mkdir(exist_ok=True)
+            try:
+                return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError:
+                continue  # another service was the last one and has just removed the directory
+        raise FileNotFoundError(errno.ENOENT, "the directory is removed again and again", str(self._directory))
 
     def release(self) -> None:
         """Let go, and remove the file. A second call does nothing."""
@@ -52,6 +69,16 @@ class OwnLock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _remove_dead_locks(directory: Path) -> None:
+    """Remove the files that killed services left. Without them they are just as dead."""
+    for path in directory.glob("*.lock"):
+        try:
+            if time.time() - path.stat().st_mtime > DEAD_LOCK_S and not _is_locked(path):
+                path.unlink(missing_ok=True)
+        except OSError:
+            continue  # somebody else was quicker, or it is not ours
 
 
 _held: weakref.WeakSet[OwnLock] = weakref.WeakSet()

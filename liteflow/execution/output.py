@@ -12,6 +12,9 @@ J = TypeVar("J")
 LONGEST_LINE_BYTES = 64 * 1024
 """A line that goes on for longer is recorded in pieces."""
 
+ROW_BYTES = 64
+"""What a line costs beside its text: ten million empty lines are no small log."""
+
 PARTIAL_LINE_S = 0.5
 """How long a line may stay unfinished before what is there of it is recorded."""
 
@@ -19,9 +22,16 @@ PARTIAL_LINE_S = 0.5
 class OutputReader(Generic[J]):
     """Takes the output apart. `job_of` gives the job of a number, or None for one that nobody knows any more."""
 
-    def __init__(self, secret: str, job_of: Callable[[int], J | None]) -> None:
+    def __init__(
+        self,
+        secret: str,
+        job_of: Callable[[int], J | None],
+        *,
+        charge: Callable[[J, int], bool] = lambda job, size: True,
+    ) -> None:
         self._mark = b"\x00" + secret.encode() + b" "
         self._job_of = job_of
+        self._charge = charge
         self._rest = b""
         self._rest_since: float | None = None
         self._is_flushed = False
@@ -30,12 +40,15 @@ class OutputReader(Generic[J]):
         """The job whose lines these are."""
         self.ended: J | None = None
         """The job whose end mark came last."""
+        self.ended_number = 0
+        """Its number; numbers ascend."""
         self.noise: list[str] = []
         """The latest lines that came before any job: what a worker that cannot start has to say."""
 
     def feed(self, data: bytes, at_us: int, now: float) -> list[tuple[J, LogLine]]:
         """Take in a piece of output; returns the lines that it finished."""
         lines: list[tuple[J, LogLine]] = []
+        data = self._without_excess(data)
         *whole, self._rest = (self._rest + data).split(b"\n")
         for line in whole:
             self._take(line, at_us, lines)
@@ -49,6 +62,17 @@ class OutputReader(Generic[J]):
             self._rest = self._rest[length:]
         self._rest_since = (self._rest_since if not whole and self._rest_since else now) if self._rest else None
         return lines
+
+    def _without_excess(self, data: bytes) -> bytes:
+        """What is worth taking apart: of a job whose log is full already only its last bytes, and all marks.
+
+        What is left away is charged all the same, so that it is known how much was cut.
+        """
+        if self.current is None or b"\x00" in data or b"\x00" in self._rest or self._charge(self.current, 0):
+            return data
+        self._charge(self.current, len(self._rest) + len(data))
+        self._rest = b""
+        return b""
 
     def _start_of_mark(self, data: bytes, before: int) -> int:
         """Where a mark, or half of one at the very end, begins in `data`; `before` if that is later or never."""
@@ -95,13 +119,15 @@ class OutputReader(Generic[J]):
         try:
             if kind == b"L":
                 level, logger, text = rest.split(b" ", 2)
-                if self.current is not None:
-                    lines.append((self.current, LogLine(at_us, int(level), _decode(logger), _decode(text))))
+                number = int(level)
+                if self.current is not None and self._charge(self.current, len(text) + ROW_BYTES):
+                    lines.append((self.current, LogLine(at_us, number, _decode(logger), _decode(text))))
             elif kind == b"B":
                 self.current = self._job_of(int(rest))
             else:
                 # Lines that still come before the next job begins are from what this one left running.
-                self.ended = self._job_of(int(rest))
+                number = int(rest)
+                self.ended, self.ended_number = self._job_of(number), number
         except ValueError:
             return  # torn by the death of the worker
 
@@ -111,11 +137,10 @@ class OutputReader(Generic[J]):
             line = line.rsplit(b"\r", 1)[1]
         while True:
             length = _whole_characters(line, LONGEST_LINE_BYTES)
-            text = _decode(line[:length])
-            if self.current is not None:
-                lines.append((self.current, LogLine(at_us, None, None, text)))
-            else:
-                self.noise = [*self.noise[-19:], text]
+            if self.current is None:
+                self.noise = [*self.noise[-19:], _decode(line[:length])]
+            elif self._charge(self.current, length + ROW_BYTES):
+                lines.append((self.current, LogLine(at_us, None, None, _decode(line[:length]))))
             line = line[length:]
             if not line:
                 return

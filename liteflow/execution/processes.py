@@ -72,12 +72,15 @@ def _carries(pid: int, needle: bytes) -> bool:
         return False
 
 
-def send(pid: int, number: int, *, group: bool = False) -> None:
-    """Send a signal to a process or its whole group; one that is gone, or not ours, is passed over."""
+def send(pid: int, number: int, *, group: bool = False) -> bool:
+    """Send a signal to a process or its whole group. False if it is not ours to end; one that is gone is fine."""
     try:
         (os.killpg if group else os.kill)(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return True
 
 
 def describe_exit(status: int) -> str:

@@ -128,10 +128,13 @@ class ExecutorService:
         self._thread: threading.Thread | None = None
         self._mutex = threading.Lock()
         """Guards what other threads hand in: the inbox and the prepared dags."""
-        self._inbox: deque[Callable[[Turn], None]] = deque()
+        self._inbox: deque[tuple[Callable[[Turn], None], ActiveRun | None]] = deque()
+        """What the loop is told to do, and the run that it is to begin."""
+        self._closed = False
+        """Whether the loop takes nothing more."""
         self._prepared: dict[int, PreparedDag] = {}
-        self._code_numbers: dict[Any, tuple[Any, int, Code]] = {}
-        """By function, or its id if it cannot be hashed: the function (so that no other gets its id), number, code."""
+        self._code_numbers: dict[int, tuple[Any, int, Code]] = {}
+        """By id of the function: itself (so that no other gets that id), number, code."""
         self._pid = os.getpid()
         # From here on the loop's own.
         self._runs: dict[int, ActiveRun] = {}
@@ -164,11 +167,13 @@ class ExecutorService:
         refuse_while_loading("ExecutorService.start()")
         if self._thread is not None:
             return self
+        if self._closed:
+            raise ServiceError("the service was stopped; make a new one")
         # The slots get ready while this process imports SQLAlchemy.
         count = self._max_workers or usable_cpus()
         self._engine = ForeignEngine(self._executor, count) if self._executor else SlotEngine(count)
-        self._engine.start()
         try:
+            self._engine.start()
             self._open()
         except BaseException:
             self._engine.close(kill=True)
@@ -186,6 +191,7 @@ class ExecutorService:
         from liteflow.storage.schema import open_database
 
         self._database = open_database(self._db_path, create=True)
+        self._database.remember_file()
         self._history = History(Database(self._database.path, pooled=False))  # outlives the service, in its runs
         token = secrets.token_hex(8)
         try:
@@ -239,7 +245,10 @@ class ExecutorService:
             params_json=params_json,
             listener=listener,
         )
-        self._tell_loop(lambda turn: self._begin(run, turn))
+        if not self._tell_loop(lambda turn: self._begin(run, turn), run):
+            assert self._history is not None
+            self._history.cancel(pk)
+            raise ServiceError("the service was stopped before the run could begin; it is recorded as cancelled")
         return RunHandle(self, pk, run)
 
     def stop(self, *, cancel: bool = False) -> None:
@@ -280,11 +289,7 @@ class ExecutorService:
             return known
 
     def _code_of(self, task: Task) -> tuple[int, Code]:
-        try:
-            key: Any = task.function
-            hash(key)
-        except TypeError:
-            key = id(task.function)
+        key = id(task.function)  # not itself: functions that are equal need not do the same
         if key not in self._code_numbers:
             self._code_numbers[key] = (task.function, len(self._code_numbers) + 1, describe(task))
         _, number, code = self._code_numbers[key]
@@ -309,6 +314,7 @@ class ExecutorService:
                     logical_date=moment,
                     params_json=params_json,
                     structure_digest=prepared.digest,
+                    executor_pk=self._executor_pk,
                     tasks=[
                         recording.TaskFacts(task.task_id, list(task.upstream_task_ids), task.options.trigger_rule.value)
                         for task in prepared.tasks
@@ -320,17 +326,27 @@ class ExecutorService:
 
     # The loop
 
-    def _tell_loop(self, what: Callable[[Turn], None]) -> None:
+    def _tell_loop(self, what: Callable[[Turn], None], run: ActiveRun | None = None) -> bool:
+        """Have the loop do something; False when it takes nothing more."""
         with self._mutex:
-            self._inbox.append(what)
+            if self._closed:
+                return False
+            self._inbox.append((what, run))
         if self._engine is not None:
             self._engine.wake()
+        return True
+
+    def _may_end(self) -> bool:
+        """Whether the loop was told to stop and there is nothing left; from then on it takes nothing more."""
+        with self._mutex:
+            self._closed = self._stopping and not self._runs and not self._inbox
+            return self._closed
 
     def _run(self) -> None:
         engine = self._engine
         assert engine is not None
         try:
-            while not (self._stopping and not self._runs and not self._inbox):
+            while not self._may_end():
                 self._turn(engine)
         except BaseException as error:
             self._give_up(error)
@@ -345,7 +361,7 @@ class ExecutorService:
         events = engine.poll(self._patience())
         with self._mutex:
             inbox, self._inbox = self._inbox, deque()
-        for what in inbox:
+        for what, _ in inbox:
             what(turn)
         self._take_events(events, turn)
         self._ring_timers(turn)
@@ -381,21 +397,22 @@ class ExecutorService:
         turn.changes += [(run, change) for change in changes]
 
     def _take_events(self, events: Events, turn: Turn) -> None:
-        self._fresh += [job for job in events.started if job.run.pk in self._runs]
-        for job, line in events.lines:
-            self._take_line(job, line, turn)
+        self._fresh += [job for job in events.started if self._runs.get(job.run.pk) is job.run]
+        turn.lines += events.lines
         by_run: dict[int, list[tuple[Job, Outcome]]] = {}
         for job, outcome in events.finished:
             by_run.setdefault(job.run.pk, []).append((job, outcome))
         for job in events.returned:
             if job.kill_reason is None:
                 self._unplaced.append(job)
-            else:  # cancelled before it had begun
-                outcome = Outcome(_S.SKIPPED, job.kill_reason)
+            else:  # cancelled, mostly before it had begun
+                state = _S.SKIPPED if job.started_at is None else _S.FAILED
+                outcome = Outcome(state, job.kill_reason, started_us=job.started_us)
                 by_run.setdefault(job.run.pk, []).append((job, outcome))
-        for pk, ended in by_run.items():
-            if pk in self._runs:
-                self._take_ended(self._runs[pk], ended, turn)
+        for ended in by_run.values():
+            run: ActiveRun = ended[0][0].run
+            if self._runs.get(run.pk) is run:
+                self._take_ended(run, ended, turn)
 
     def _note_started(self, turn: Turn) -> None:
         """Record that jobs have started along with something else or, when there is nothing, a little later.
@@ -408,14 +425,6 @@ class ExecutorService:
         oldest = self._fresh[0].started_at or 0.0
         if turn or time.monotonic() - oldest >= STARTED_AFTER_S:
             turn.started, self._fresh = self._fresh, []
-
-    def _take_line(self, job: Job, line: LogLine, turn: Turn) -> None:
-        size = len(line.text) + 1
-        if job.log_bytes + size > job.log_cap_bytes:
-            job.log_cut += size
-            return
-        job.log_bytes += size
-        turn.lines.append((job, line))
 
     def _take_ended(self, run: ActiveRun, ended: list[tuple[Job, Outcome]], turn: Turn) -> None:
         from liteflow.scheduling.core import Ended
@@ -489,6 +498,7 @@ class ExecutorService:
             return
         self._next_look = now + IDLE_POLL_S
         assert self._database is not None
+        self._database.refuse_other_file()
         version = self._database.data_version()
         if version == self._seen_version:
             return
@@ -600,6 +610,8 @@ class ExecutorService:
         """Record the turn in one transaction; returns what it claimed, with the vacancy of each."""
         assert self._database is not None
         durable = bool(turn.over) or any(run.dag.durability == "full" for run in self._runs.values())
+        if durable:
+            self._database.refuse_other_file()
         with self._database.write(durable=durable) as session:
             lost = self._lost_runs(session, turn)
             if lost:
@@ -691,7 +703,7 @@ class ExecutorService:
 
     def _wanted_lines(self, session: Session, turn: Turn) -> list[tuple[Job, LogLine]]:
         """The lines, without those of runs that were deleted since: something left running may still write."""
-        late = {job.run.pk for job, _ in turn.lines} - set(self._runs)
+        late = {job.run.pk for job, _ in turn.lines if self._runs.get(job.run.pk) is not job.run}
         if not late:
             return turn.lines
         from liteflow.storage import recording
@@ -749,8 +761,10 @@ class ExecutorService:
         """The loop cannot go on: its runs stay as they are recorded, and whoever waits for them is told why."""
         self._broken = error
         with self._mutex:
-            self._stopping = True
-        for run in list(self._runs.values()):
+            self._stopping = self._closed = True
+            waiting = [run for _, run in self._inbox if run is not None]
+            self._inbox.clear()
+        for run in [*self._runs.values(), *waiting]:
             run.error = error if isinstance(error, LiteflowError) else _bug(error)
             run.over.set()
 

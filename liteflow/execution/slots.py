@@ -10,7 +10,7 @@ or from a dead one, without asking it.
 
 from __future__ import annotations
 
-import errno
+import math
 import os
 import secrets
 import selectors
@@ -24,7 +24,7 @@ from collections import deque
 from typing import Any
 
 from liteflow.errors import ServiceError
-from liteflow.execution.jobs import Events, Job, LogLine, Outcome
+from liteflow.execution.jobs import Events, Job, LogLine, Outcome, charge_log
 from liteflow.execution.messages import BrokenStreamError, Unpacker, pack
 from liteflow.execution.output import OutputReader
 from liteflow.execution.processes import belonging_to_slot, describe_exit, send
@@ -37,10 +37,15 @@ RECALL_AFTER_S = 0.05
 REFILL_BELOW_S = 0.002
 """A slot with less expected work than this left is given more before it runs dry."""
 
+MAX_SILENT_DEATHS = 3
+"""How many workers a job may take with it before it has begun: by its arguments, say."""
+
 MAX_FAILED_STARTS = 3
 """How many workers in a row may die before they are ready."""
 
 _READ_BYTES = 1 << 18
+_LAST_READS = 8
+"""Pieces that are read from a dead slot's output: a pipe holds less, so more is somebody still writing."""
 _SWEEP_AGAIN_S = 0.002
 _CLOSE_GRACE_S = 2.0
 
@@ -71,7 +76,7 @@ class Slot:
         self._unpacker = Unpacker()
         self._unsent: deque[memoryview] = deque()
         self._start()
-        self.reader: OutputReader[Job] = OutputReader(self.mark, self._job_of)
+        self.reader: OutputReader[Job] = OutputReader(self.mark, self._job_of, charge=charge_log)
         self._all_jobs: dict[int, Job] = {}
 
     def _start(self) -> None:
@@ -90,7 +95,8 @@ class Slot:
         environment = {
             **os.environ,
             "LITEFLOW_SLOT": f"{self.outer_mark}:{self.mark}" if self.outer_mark else self.mark,
-            "LITEFLOW_WORKER_PATH": repr(sys.path),
+            # Other things than text are legal there, and ignored by imports.
+            "LITEFLOW_WORKER_PATH": repr([path for path in sys.path if isinstance(path, str)]),
         }
         fds = [theirs.fileno(), tokens_out, lifeline_out, null]
         try:
@@ -103,6 +109,11 @@ class Slot:
                 env=environment,
                 start_new_session=True,
             )
+        except BaseException:
+            ours.close()
+            for fd in (self.tokens, self.tokens_back, self.lifeline, self.output):
+                os.close(fd)
+            raise
         finally:
             theirs.close()
             for fd in (tokens_out, lifeline_out, output_in, null):
@@ -128,6 +139,8 @@ class Slot:
             frames.append(pack(("job", job.number, job.code_number, tuple(job.payload))))
             self.jobs.append(job)
             self._all_jobs[job.number] = job
+            job.started_at = job.started_us = None
+            job.given_at = time.monotonic()
         self._unsent.extend(memoryview(frame) for frame in _joined(frames))
         # A token that comes before its job is no harm: the worker then waits for the job's message.
         os.write(self.tokens, b"".join(TOKEN.pack(job.number) for job in jobs))
@@ -185,24 +198,22 @@ class Slot:
             if len(piece) < _READ_BYTES:
                 return
 
-    def read_output(self, *, until: Job | None = None, everything: bool = False) -> list[tuple[Job, LogLine]]:
-        """Read lines: one piece, or up to the end mark of the job `until`, or `everything` that is there."""
+    def read_output(self, *, until: Job | None = None, most: int = 1) -> list[tuple[Job, LogLine]]:
+        """Read lines: `most` pieces, or up to the end mark of the job `until`, which is there already.
+
+        Never to the end: what a task left running may write faster than it is read.
+        """
         lines: list[tuple[Job, LogLine]] = []
-        while until is None or self.reader.ended is not until:
+        while (most > 0) if until is None else (self.reader.ended_number < until.number):
+            most -= 1
             try:
                 data = os.read(self.output, _READ_BYTES)
             except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.EBADF:
-                    raise
                 break
             if not data:
                 self._forget(self.output)
                 break
             lines += self.reader.feed(data, time.time_ns() // 1000, time.monotonic())
-            if until is None and not everything:
-                break
         return lines
 
     def flush_output(self, *, force: bool = False) -> list[tuple[Job, LogLine]]:
@@ -287,6 +298,11 @@ class Slot:
         for name in ("tokens", "tokens_back", "lifeline", "output"):
             self._shut(name)
 
+    def busy_since(self) -> float:
+        """Since when it has its first job in hand, by the monotonic clock."""
+        job = self.jobs[0]
+        return job.given_at if job.started_at is None else job.started_at
+
     @property
     def expected_s(self) -> float:
         """How long what it was given will take by experience; a job without any counts as long."""
@@ -306,6 +322,8 @@ class SlotEngine:
         self._count = count
         self._selector = selectors.DefaultSelector()
         self._slots: dict[int, Slot] = {}
+        self._leaving: dict[Slot, float] = {}
+        """Slots that end because a task left something running, and when they must have ended."""
         self._lingering: list[Slot] = []
         """Slots whose process is gone and whose output is held open by something a task left running."""
         self._numbers = 0
@@ -329,16 +347,18 @@ class SlotEngine:
         self._slots[self._numbers] = Slot(self._numbers, self._selector)
 
     def vacancies(self) -> list[int]:
-        free = [
-            slot
-            for slot in self._slots.values()
-            if not slot.retired
-            and slot.dying_since is None
-            and not slot.sweeping
-            and (not slot.jobs or slot.expected_s < REFILL_BELOW_S)
-        ]
+        now = time.monotonic()
+        free = [slot for slot in self._slots.values() if self._has_room(slot, now)]
         free.sort(key=lambda slot: (len(slot.jobs), not slot.ready, slot.number))
         return [slot.number for slot in free]
+
+    def _has_room(self, slot: Slot, now: float) -> bool:
+        if slot.retired or slot.dying_since is not None or slot.sweeping:
+            return False
+        if not slot.jobs:
+            return True
+        # Experience says that it is nearly done; what it has in hand now may take longer than ever before.
+        return slot.expected_s < REFILL_BELOW_S and now - slot.busy_since() < RECALL_AFTER_S
 
     def submit(self, vacancy: int, jobs: list[Job]) -> None:
         self._slots[vacancy].give(jobs)
@@ -383,6 +403,10 @@ class SlotEngine:
         if slot in self._lingering:
             events.lines += slot.read_output()
             self._drop_if_silent(slot)
+            return
+        if slot in self._leaving:
+            slot.receive()
+            events.lines += slot.read_output()
             return
         slot.send_more()
         try:
@@ -441,7 +465,8 @@ class SlotEngine:
             guard,
         )
         if job.kill_reason is not None and slot.dying_since is not None:
-            slot.verdict = _killed(job, ended_us)
+            in_time = job.kill_reason is EndReason.TIMEOUT and _took_s(outcome) < (job.timeout_s or 0.0)
+            slot.verdict = outcome if in_time else _killed(job, ended_us)
             self._sweep(slot, events)
         elif left_children and outcome.state is not TaskInstanceState.SUCCESS:
             slot.verdict = outcome
@@ -452,6 +477,10 @@ class SlotEngine:
             if left_children:  # a task may leave something running on purpose; its slot is not used again
                 events.returned += slot.take_back()
                 slot.retire()
+                del self._slots[slot.number]
+                self._leaving[slot] = time.monotonic() + _CLOSE_GRACE_S
+                if not self._closed:
+                    self._add_slot()
 
     def _sweep(self, slot: Slot, events: Events) -> None:
         """Kill whatever came from the slot, step by step, and the slot last."""
@@ -461,7 +490,13 @@ class SlotEngine:
 
     def _give_up_on(self, slot: Slot, why: str) -> None:
         if slot.jobs and slot.verdict is None:
-            slot.verdict = Outcome(TaskInstanceState.FAILED, EndReason.CRASHED, why)
+            slot.verdict = Outcome(
+                TaskInstanceState.FAILED,
+                EndReason.CRASHED,
+                why,
+                started_us=slot.jobs[0].started_us,
+                ended_us=time.time_ns() // 1000,
+            )
         slot.sweeping = True
 
     def _tick(self, events: Events) -> None:
@@ -479,7 +514,11 @@ class SlotEngine:
                 slot.recall_wanted = False
                 events.returned += slot.take_back()
             job = slot.jobs[0] if slot.jobs else None
-            if job is None or job.started_at is None:
+            if job is None:
+                continue
+            if job.started_at is None:
+                if now - job.given_at >= RECALL_AFTER_S and self._is_idle_elsewhere(slot):
+                    events.returned += slot.take_back()  # it does not react: others can begin at once
                 continue
             running_s = now - job.started_at
             if len(slot.jobs) > 1 and running_s >= RECALL_AFTER_S:
@@ -488,23 +527,42 @@ class SlotEngine:
                 if job.timeout_s is not None and running_s >= job.timeout_s:
                     job.kill_reason = job.kill_reason or EndReason.TIMEOUT
                 if job.kill_reason is not None:
-                    slot.dying_since = now
-                    events.returned += slot.take_back()
-                    slot.terminate()
+                    self._tell_to_end(slot, job, events)
             elif now - slot.dying_since >= job.kill_grace_s:
                 slot.verdict = _killed(job, None)
                 self._sweep(slot, events)
                 self._kill_step(slot)
+        for slot, deadline in list(self._leaving.items()):
+            events.lines += slot.flush_output()
+            if slot.is_dead():
+                del self._leaving[slot]
+                self._bury_process(slot, events, left_running=True)
+            elif now >= deadline:  # it waits for what was left running; that goes on by itself
+                send(slot.pid, signal.SIGKILL)
         for slot in list(self._lingering):
             events.lines += slot.flush_output()
+
+    def _is_idle_elsewhere(self, slot: Slot) -> bool:
+        return any(other.ready and not other.jobs and other is not slot for other in self._slots.values())
+
+    def _tell_to_end(self, slot: Slot, job: Job, events: Events) -> None:
+        """Tell the job in hand to end, after a last look whether it has ended: the one behind it is innocent."""
+        events.returned += slot.take_back()
+        slot.dying_since = time.monotonic()
+        try:
+            slot.receive()
+        except BrokenStreamError:
+            self._give_up_on(slot, "something wrote into the worker's connection")
+        self._take_messages(slot, events)
+        if not slot.sweeping and slot.jobs and slot.jobs[0] is job:
+            slot.terminate()
+        elif not slot.sweeping:
+            slot.dying_since = None
 
     def _kill_step(self, slot: Slot) -> None:
         """Kill what came from the slot while its process, stopped, still adopts orphans; and then that itself."""
         send(slot.pid, signal.SIGSTOP)
-        others = belonging_to_slot(slot.pid, slot.mark)
-        for pid in others:
-            send(pid, signal.SIGKILL)
-        if not others:
+        if not self._kill_leftovers(slot):
             send(slot.pid, signal.SIGKILL, group=True)
             send(slot.pid, signal.SIGKILL)
 
@@ -522,16 +580,12 @@ class SlotEngine:
         if lost:
             send(slot.pid, signal.SIGKILL, group=True)
         events.returned += slot.take_back()
-        events.lines += slot.read_output(everything=True)
+        events.lines += slot.read_output(most=_LAST_READS)
         events.lines += slot.flush_output(force=True)
         if slot.jobs:
             self._report_dead(slot, events)
         del self._slots[slot.number]
-        left_running = slot.reader.current is not None and not lost
-        slot.close(keep_output=left_running)
-        if left_running:
-            self._lingering.append(slot)
-            self._drop_if_silent(slot)
+        self._bury_process(slot, events, left_running=slot.reader.current is not None and not lost)
         if not slot.ready and not self._closed:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
@@ -539,16 +593,27 @@ class SlotEngine:
         if not self._closed:
             self._add_slot()
 
+    def _bury_process(self, slot: Slot, events: Events, *, left_running: bool) -> None:
+        """Let go of a slot whose process is over, but for its output if something may still write there."""
+        slot.close(keep_output=left_running)
+        if left_running:
+            events.lines += slot.read_output(most=_LAST_READS)
+            self._lingering.append(slot)
+            self._drop_if_silent(slot)
+
     def _kill_leftovers(self, slot: Slot) -> bool:
-        others = belonging_to_slot(slot.pid, slot.mark)
-        for pid in others:
-            send(pid, signal.SIGKILL)
-        return bool(others)
+        """Kill what came from the slot; whether there was anything. What is not ours to kill is left alone."""
+        killed = [send(pid, signal.SIGKILL) for pid in belonging_to_slot(slot.pid, slot.mark)]
+        return any(killed)
 
     def _report_dead(self, slot: Slot, events: Events) -> None:
-        """The first job is to blame if it had started; the others had not, and go to another slot."""
+        """The first job is to blame if it had started; the others had not, and go to another slot.
+
+        One whose token was gone may have killed its worker before it could say so: at the third time it is blamed.
+        """
         job = slot.jobs[0]
-        if slot.verdict is not None or job.started_at is not None:
+        job.deaths += slot.verdict is None and job.started_at is None
+        if slot.verdict is not None or job.started_at is not None or job.deaths >= MAX_SILENT_DEATHS:
             verdict = slot.verdict or _crashed(job, slot.process.returncode)
             slot.forget_job(job)
             events.finished.append((job, verdict))
@@ -556,12 +621,17 @@ class SlotEngine:
         slot.jobs.clear()
 
     def _drop_if_silent(self, slot: Slot) -> None:
-        """Stop reading the output of a slot that is gone once nobody holds it open any more."""
+        """Stop reading the output of a slot that is gone once nobody holds it open, or the log is full anyway."""
+        job = slot.reader.current
         try:
             self._selector.get_key(slot.output)
         except KeyError:
-            self._lingering.remove(slot)
-            slot.close_output()
+            pass  # nobody holds it open
+        else:
+            if job is None or not job.log_cut:
+                return
+        self._lingering.remove(slot)
+        slot.close_output()
 
     def _next_deadline(self) -> float | None:
         due: list[float] = []
@@ -578,6 +648,8 @@ class SlotEngine:
                 due.append(now + 0.05)  # nothing tells of its death: look now and then
             job = slot.jobs[0] if slot.jobs else None
             if job is None or job.started_at is None:
+                if job is not None and self._is_idle_elsewhere(slot):
+                    due.append(max(now + 0.01, job.given_at + RECALL_AFTER_S))
                 continue
             if slot.dying_since is not None:
                 due.append(slot.dying_since + job.kill_grace_s)
@@ -599,7 +671,8 @@ class SlotEngine:
                 self._sweep(slot, events)
             slot.retire()
         deadline = time.monotonic() + (_CLOSE_GRACE_S if not kill else 0.0)
-        while self._slots:
+        self._leaving = {slot: min(until, deadline) for slot, until in self._leaving.items()}
+        while self._slots or self._leaving:
             if time.monotonic() >= deadline:
                 for slot in self._slots.values():
                     slot.sweeping = True
@@ -615,7 +688,7 @@ class SlotEngine:
 
     def forget_in_child(self) -> None:
         """In a forked child of the host: close what would keep slots alive after the host's death."""
-        for slot in [*self._slots.values(), *self._lingering]:
+        for slot in [*self._slots.values(), *self._leaving, *self._lingering]:
             slot.forget_in_child()
 
 
@@ -652,6 +725,12 @@ def _killed(job: Job, ended_us: int | None) -> Outcome:
         started_us=job.started_us,
         ended_us=ended_us or time.time_ns() // 1000,
     )
+
+
+def _took_s(outcome: Outcome) -> float:
+    if outcome.started_us is None or outcome.ended_us is None:
+        return math.inf
+    return (outcome.ended_us - outcome.started_us) / 1e6
 
 
 def _crashed(job: Job, status: int) -> Outcome:

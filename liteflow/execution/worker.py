@@ -102,8 +102,9 @@ class RecordHandler(logging.Handler):
 class Worker:
     """The loop of a slot's process."""
 
-    def __init__(self, connection: socket.socket, tokens: int, output: Output) -> None:
+    def __init__(self, connection: socket.socket, tokens: int, output: Output, handler: RecordHandler) -> None:
         self._connection = connection
+        self._handler = handler
         self._tokens = tokens
         self._output = output
         self._unpacker = Unpacker()
@@ -151,6 +152,7 @@ class Worker:
 
     def _run_job(self, number: int) -> bool:
         code_number, payload = self._payload(number)
+        self._capture_logging()
         self._output.mark(b"B", number)
         self._send("start", number, time.time_ns() // 1000, time.monotonic())
         trace: str | None = None
@@ -173,6 +175,14 @@ class Worker:
         left_children = _has_children()
         self._send("end", number, ended_us, left_children, *result, trace, guard)
         return left_children
+
+    def _capture_logging(self) -> None:
+        """Have the root logger send its records here, whatever the last task made of it."""
+        root = logging.getLogger()
+        if root.handlers != [self._handler]:
+            root.handlers[:] = [self._handler]
+        root.setLevel(logging.INFO)
+        logging.disable(logging.NOTSET)
 
     def _function(self, number: int) -> Callable[..., Any] | None:
         found = self._functions.get(number)
@@ -206,7 +216,10 @@ class Worker:
         except OSError:  # it is gone
             moved = True
         if moved:
-            os.chdir(self._home)
+            try:
+                os.chdir(self._home)
+            except OSError:
+                pass  # the host's directory was removed; the next task finds itself where this one was
         if os.environ != self._environment:
             os.environ.clear()
             os.environ.update(self._environment)
@@ -286,16 +299,18 @@ def main(connection_fd: int, tokens: int, lifeline: int, null: int) -> NoReturn:
     os.dup2(null, 0)
     if null > 2:
         os.close(null)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # what the host blocks is its own business
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _hang_on(lifeline)
     _adopt_orphans()
     output = Output(os.environ["LITEFLOW_SLOT"].rsplit(":", 1)[-1])
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RecordHandler(output)])
+    handler = RecordHandler(output)
+    handler.setFormatter(logging.Formatter("%(message)s"))
     connection = socket.socket(fileno=connection_fd)
     try:
-        Worker(connection, tokens, output).run()
+        Worker(connection, tokens, output, handler).run()
     except (BrokenPipeError, ConnectionResetError):
         os._exit(1)  # the parent is gone or has given up on this slot
     _leave()

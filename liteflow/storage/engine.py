@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import URL, Engine, create_engine, event, exc, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from liteflow.errors import StorageError
 
@@ -71,6 +71,7 @@ class Database:
         self._pid = os.getpid()
         self.engine = _make_engine(self.url, pooled)
         self._watch: Any = None
+        self._file: tuple[int, int] | None = None
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -105,9 +106,25 @@ class Database:
                     with Session(connection, expire_on_commit=False) as session, session.begin():
                         yield session
                 finally:
-                    driver.execute(f"PRAGMA {after}")
-        except exc.DBAPIError as error:
+                    try:
+                        driver.execute(f"PRAGMA {after}")
+                    except sqlite3.ProgrammingError:
+                        pass  # Ctrl-C came inside: SQLAlchemy has thrown the connection away
+        except (exc.DBAPIError, sqlite3.Error) as error:
             raise storage_error(self.path, error) from error
+
+    def remember_file(self) -> None:
+        """Note which file this is, for `refuse_other_file`."""
+        self._file = _identity(self.path)
+
+    def refuse_other_file(self) -> None:
+        """Raise StorageError when the file was removed or replaced: SQLite would go on writing into the old one."""
+        if self._file is not None and _identity(self.path) != self._file:
+            raise StorageError(
+                f"{self.path}: was removed or replaced while it was in use; what is not in the file now is lost. "
+                "Start the run again",
+                path=self.path,
+            )
 
     def data_version(self) -> int:
         """A number that changes when another connection, of this or another process, has committed."""
@@ -131,8 +148,17 @@ class Database:
             self.engine.dispose()
 
 
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _make_engine(url: URL, pooled: bool) -> Engine:
-    engine = create_engine(url, poolclass=QueuePool if pooled else NullPool)
+    # Without a limit: a thread that waits for a connection would wait for less long than for another writer.
+    engine = create_engine(url, max_overflow=-1) if pooled else create_engine(url, poolclass=NullPool)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine

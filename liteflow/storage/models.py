@@ -137,6 +137,7 @@ class DagRun(Base):
         Index(None, "dag_pk", "created_at"),
         Index(None, "state"),
         Index(None, "executor_pk", "state"),
+        {"sqlite_autoincrement": True},  # a key is never used again: a late result must not find another run
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -160,7 +161,7 @@ class TaskInstance(Base):
     """A task in a run: where it stands, and its latest try. Created with the run, all of them."""
 
     __tablename__ = "liteflow_task_instance"
-    __table_args__ = (UniqueConstraint("run_pk", "task_id", "map_index"),)
+    __table_args__ = (UniqueConstraint("run_pk", "task_id", "map_index"), {"sqlite_autoincrement": True})
 
     id: Mapped[int] = mapped_column(primary_key=True)
     run_pk: Mapped[int] = mapped_column(ForeignKey("liteflow_dag_run.id", ondelete="CASCADE"))

@@ -13,13 +13,15 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from sqlalchemy import Table, bindparam, func, insert, or_, select, update
+from sqlalchemy import Table, bindparam, func, insert, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from liteflow.states import EndReason, RunState, TaskInstanceState, sources_of
 from liteflow.storage.models import DagModel, DagRun, ExecutorRecord, LogRecord, TaskInstance, TaskTry, XCom
 
 _S = TaskInstanceState
+
+_MOST_LEVEL = 2**31 - 1
 
 IDS_PER_STATEMENT = 500
 """How many ids stand in one IN list: well below SQLite's limit of bound values."""
@@ -117,9 +119,13 @@ def create_run(
     params_json: str,
     structure_digest: str,
     tasks: Sequence[TaskFacts],
+    executor_pk: int | None,
     now_us: int,
 ) -> tuple[int, list[int]]:
-    """Insert a queued run with all of its task instances; returns their keys, in the order of `tasks`."""
+    """Insert a queued run with all of its task instances; returns their keys, in the order of `tasks`.
+
+    `executor_pk` is the service that will drive it: when that dies first, the run is seen to be interrupted.
+    """
     run = {
         "dag_pk": dag_pk,
         "run_id": run_id,
@@ -127,10 +133,11 @@ def create_run(
         "logical_date": logical_date,
         "params": params_json,
         "structure_digest": structure_digest,
+        "executor_pk": executor_pk,
         "created_at": now_us,
     }
     run_pk = int(session.execute(insert(DagRun).values(run).returning(DagRun.id)).scalar_one())
-    first = (session.scalar(select(func.max(TaskInstance.id))) or 0) + 1
+    first = (session.scalar(_LAST_INSTANCE) or 0) + 1
     pks = list(range(first, first + len(tasks)))
     if tasks:
         session.execute(
@@ -346,6 +353,17 @@ def store_logs(session: Session, rows: Sequence[tuple[int, int, int, int | None,
     """Log lines: task instance's key, try number, microseconds, level, logger, text."""
     if rows:
         names = ("task_instance_pk", "try_number", "at", "level", "logger", "message")
+        rows = [
+            (
+                pk,
+                number,
+                at,
+                None if level is None else max(-_MOST_LEVEL, min(level, _MOST_LEVEL)),
+                None if logger is None else text_for_database(logger),
+                text_for_database(message),
+            )
+            for pk, number, at, level, logger, message in rows
+        ]
         session.connection().execute(_INSERT_LOGRECORD, [dict(zip(names, row, strict=True)) for row in rows])
 
 
@@ -422,6 +440,8 @@ _MINE = (
     _TI.c.try_number == bindparam("number"),
     _TI.c.state == _S.RUNNING,
 )
+# The highest key that was ever given, also to rows that are deleted.
+_LAST_INSTANCE = text("SELECT seq FROM sqlite_sequence WHERE name = 'liteflow_task_instance'")
 _INSERT_XCOM = insert(_table(XCom))
 _INSERT_LOGRECORD = insert(_table(LogRecord))
 _RUN = _table(DagRun)

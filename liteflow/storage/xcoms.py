@@ -34,6 +34,10 @@ LARGEST_JSON_BYTES = 64 * 1024
 """A bytes object inside a container that is longer than this makes the whole value a pickle: base64 is a third more."""
 
 
+LARGEST_VALUE_BYTES = 1_000_000_000 - 65_536
+"""What SQLite takes in one row, with room for the rest of it."""
+
+
 class Encoded(NamedTuple):
     """A value as it is stored and sent."""
 
@@ -46,6 +50,16 @@ NONE = Encoded(JSON, b"null")
 
 def encode(value: Any) -> Encoded:
     """The value as bytes. Raises XComEncodeError, which names the type, when nothing can hold it."""
+    encoded = _encode(value)
+    if len(encoded.data) > LARGEST_VALUE_BYTES:
+        raise XComEncodeError(
+            f"a value of type {_type_name(value)} takes {size_text(len(encoded.data))}, and SQLite holds no more than "
+            f"{size_text(LARGEST_VALUE_BYTES)}. Write it to a file and return the path"
+        )
+    return encoded
+
+
+def _encode(value: Any) -> Encoded:
     kind = type(value)
     if value is None:
         return NONE

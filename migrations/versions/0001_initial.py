@@ -71,6 +71,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["executor_pk"], ["liteflow_executor.id"], name=op.f("fk_liteflow_dag_run_executor_pk")
         ),
+        sqlite_autoincrement=True,
     )
     op.create_index(
         op.f("ix_liteflow_dag_run_dag_pk_created_at"),
@@ -115,6 +116,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["executor_pk"], ["liteflow_executor.id"], name=op.f("fk_liteflow_task_instance_executor_pk")
         ),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "liteflow_log_record",

@@ -137,6 +137,7 @@ def test_a_queued_run_can_be_drawn_and_cancelled(db: str) -> None:
             params_json="{}",
             structure_digest="x",
             tasks=[recording.TaskFacts("a", [], "all_success"), recording.TaskFacts("b", ["a"], "all_success")],
+            executor_pk=None,
             now_us=1,
         )
     database.close()
