@@ -117,7 +117,7 @@ def test_a_flood_that_a_task_leaves_behind_does_not_hold_up_others(db: str) -> N
         other = bystander(db)
         for _ in range(5):
             assert service.submit(other).wait(timeout=5).state == "success"
-        assert len(run.logs()) <= 100_000 / 64
+        assert len(run.logs()) <= 100_000 / 64 + 1, "and the line that says how much was cut"
     subprocess.run(["pkill", "-f", "^timeout 20 yes"], check=False)
 
 
