@@ -45,10 +45,12 @@ class OwnLock:
 
     def _open(self) -> int:
         for _ in range(MOST_TRIES):
-            self._directory.mkdir(exist_ok=True)
             try:
+                self._directory.mkdir(exist_ok=True)
                 return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError):
+                if self._directory.is_file():
+                    raise
                 continue  # another service was the last one and has just removed the directory
         raise FileNotFoundError(errno.ENOENT, "the directory is removed again and again", str(self._directory))
 

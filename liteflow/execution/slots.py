@@ -548,16 +548,14 @@ class SlotEngine:
     def _tell_to_end(self, slot: Slot, job: Job, events: Events) -> None:
         """Tell the job in hand to end, after a last look whether it has ended: the one behind it is innocent."""
         events.returned += slot.take_back()
-        slot.dying_since = time.monotonic()
         try:
             slot.receive()
         except BrokenStreamError:
             self._give_up_on(slot, "something wrote into the worker's connection")
         self._take_messages(slot, events)
         if not slot.sweeping and slot.jobs and slot.jobs[0] is job:
+            slot.dying_since = time.monotonic()
             slot.terminate()
-        elif not slot.sweeping:
-            slot.dying_since = None
 
     def _kill_step(self, slot: Slot) -> None:
         """Kill what came from the slot while its process, stopped, still adopts orphans; and then that itself."""
