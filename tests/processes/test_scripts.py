@@ -229,8 +229,8 @@ from liteflow import Dag, task
 
 @task(kill_grace_s=10)
 def wait():
-    Path("begun").touch()
     try:
+        Path("begun").touch()
         threading.Event().wait(60)
     finally:
         Path("cleaned").touch()
