@@ -39,6 +39,19 @@ def module_name_of(path: str) -> str:
     return f"{_PREFIX}{stem}_{sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
+def be_main_of_first_file() -> None:
+    """Have the first dag file that this process loads stand where multiprocessing looks for the main module.
+
+    For workers: so that a task's own `spawn` and `forkserver` children find the functions of its file, as those of a
+    script do. It is `__mp_main__`, as in any child of multiprocessing, and the `__main__` guard stays shut.
+    """
+    global _first_is_main
+    _first_is_main = True
+
+
+_first_is_main = False
+
+
 def digest_of(path: str) -> str:
     """SHA-256 of the file as it was when it was first asked for in this process, before anything ran from it."""
     if path not in _digests:
@@ -141,6 +154,7 @@ def is_same_file(module: ModuleType, path: str) -> bool:
 
 
 def _load(path: str, name: str) -> ModuleType:
+    global _first_is_main
     from hashlib import sha256
 
     if not os.path.isfile(path):
@@ -149,7 +163,14 @@ def _load(path: str, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    names = [name]
+    if _first_is_main:
+        _first_is_main = False
+        names += ["__mp_main__", "__main__"]
+        module.__name__ = "__mp_main__"
+        module.__spec__ = None  # a file, not something that can be imported by a name
+    before = {one: sys.modules.get(one) for one in names}
+    sys.modules.update(dict.fromkeys(names, module))
     try:
         with loading():
             # Compiled from the text itself: a stale .pyc of the same second would be another function.
@@ -157,7 +178,11 @@ def _load(path: str, name: str) -> ModuleType:
             _digests[path] = sha256(source).hexdigest()
             exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
     except BaseException:
-        del sys.modules[name]
+        for one, module_before in before.items():
+            if module_before is None:
+                del sys.modules[one]
+            else:
+                sys.modules[one] = module_before
         raise
     return module
 

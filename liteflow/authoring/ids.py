@@ -15,20 +15,20 @@ _RUN_ID = re.compile(r"[A-Za-z0-9_.~:+\-]{1,250}", re.ASCII)
 
 
 def check_name(kind: str, value: object) -> str:
-    """`value` if it is a good dag id or task id; otherwise InvalidIdError."""
-    return _check(kind, value, _NAME, "letters, digits, '_', '.' and '-'")
+    """`value` if it is a good dag id or task id; otherwise InvalidIdError, with the place in the user's code."""
+    return _check(kind, value, _NAME, "letters, digits, '_', '.' and '-'", f"{caller()}: ")
 
 
 def check_run_id(value: object) -> str:
     """`value` if it is a good run id; otherwise InvalidIdError."""
-    return _check("run id", value, _RUN_ID, "letters, digits and any of '_.~:+-'")
+    return _check("run id", value, _RUN_ID, "letters, digits and any of '_.~:+-'", "")
 
 
-def _check(kind: str, value: object, pattern: re.Pattern[str], allowed: str) -> str:
+def _check(kind: str, value: object, pattern: re.Pattern[str], allowed: str, where: str) -> str:
     if isinstance(value, str) and pattern.fullmatch(value):
         return value
     shown = repr(value) if len(repr(value)) < 80 else repr(value)[:77] + "..."
-    raise InvalidIdError(f"{caller()}: {shown} is no {kind}: use 1 to {MAX_LENGTH} {allowed}")
+    raise InvalidIdError(f"{where}{shown} is no {kind}: use 1 to {MAX_LENGTH} {allowed}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -92,6 +92,7 @@ class TaskFactory:
     called anywhere else it is the plain function.
     """
 
+    is_uncalled_task = True
     name: str
     """The function's name: the id of its tasks unless they are given one."""
 
@@ -118,6 +119,11 @@ class TaskFactory:
     def override(self, **options: Any) -> TaskFactory:
         """The same function with other options (`task_id`, `retries`, ...) laid over those it has."""
         return TaskFactory(self.function, lay_over(self.options, options))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in ("expand", "expand_kwargs", "partial"):
+            raise AttributeError(f"task mapping (.{name}) is not supported by this version of liteflow")
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __get__(self, instance: object, owner: type | None = None) -> TaskFactory:
         if instance is None:

@@ -54,6 +54,12 @@ class XComArg(DependencyMixin):
             "loop inside the task"
         )
 
+    def __format__(self, spec: str) -> NoReturn:
+        raise DagError(
+            f"{caller()}: {self!r} stands in an f-string or format(): its value is only there when the dag runs; "
+            "pass it to the task and make the text there"
+        )
+
     def __repr__(self) -> str:
         return f"XComArg({self.task.task_id!r}{'' if self.key == RETURN_VALUE else f', {self.key!r}'})"
 
@@ -116,6 +122,8 @@ def take_apart(value: Any, inputs: dict[XComInput, set[Task]]) -> Any:
         return Placeholder(wanted.task_id, wanted.key)
     if kind is DagParam:
         return Placeholder(None, value.name)
+    if getattr(kind, "is_uncalled_task", False):
+        raise DagError(f"{caller()}: {value.name} is a task's function, not its value; call it: {value.name}(...)")
     if kind is list or kind is tuple or kind is set or kind is frozenset:
         parts = [take_apart(one, inputs) for one in value]
         if all(new is old for new, old in zip(parts, value, strict=True)):

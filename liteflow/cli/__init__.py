@@ -7,6 +7,8 @@ resumable, 130 and 143 stopped by a signal. Nothing heavy is imported before a c
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 from typing import Any
 
 import click
@@ -87,4 +89,7 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """The entry point."""
+    for stream in (sys.stdout, sys.stderr):  # a character that the terminal does not have is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     cli(prog_name="liteflow")

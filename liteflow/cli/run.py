@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -76,7 +77,7 @@ def _on_term(_number: int, _frame: FrameType | None) -> None:
 
 
 def _stopped(code: int) -> NoReturn:
-    click.echo("liteflow: stopped; the run was cancelled", err=True)
+    click.echo("liteflow: stopped; what became of the run: liteflow runs", err=True)
     sys.exit(code)
 
 
@@ -93,7 +94,8 @@ def _load(identifier: str) -> Dag:
     path = os.path.abspath(path)
     # As `python FILE` does it: what lies beside the file can be imported, by the workers too.
     sys.path.insert(0, os.path.dirname(path))
-    with collect_dags() as dags:
+    # What the file prints is not what the command prints.
+    with collect_dags() as dags, contextlib.redirect_stdout(sys.stderr):
         try:
             module = load_file(path)
         except LiteflowError:

@@ -188,9 +188,12 @@ def _is_text(key: str) -> bool:
 
 
 def describe_error(error: BaseException) -> str:
-    """The last line of the traceback: the type of the error and what it says."""
+    """The type of the error and the first line of what it says, as the end of a traceback has it."""
     try:
-        return "".join(traceback.format_exception_only(error)).strip().rsplit("\n", 1)[-1][:2000]
+        lines = traceback.format_exception_only(error)
+        # A syntax error shows its place first; notes come last.
+        text = lines[-1] if isinstance(error, SyntaxError) else lines[0]
+        return text.strip().split("\n", 1)[0][:2000]
     except BaseException:  # a __str__ of a stranger's class
         return f"{type(error).__name__} (its text cannot be had)"
 

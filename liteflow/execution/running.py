@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from datetime import datetime
@@ -41,9 +42,18 @@ def run_dag(
     check_request(dag, params, run_id, logical_date)  # before anything is started or created
     with ExecutorService(dag.db_path, dags=[dag], max_workers=max_workers, executor=executor) as service:
         handle = service.submit(dag, params, run_id, logical_date, listener=listen if display else None)
-        if display is not None and handle.is_driven_here:
-            _show(display, dag, handle, events)
-        return handle.wait()
+        try:
+            if display is not None and handle.is_driven_here:
+                _show(display, dag, handle, events)
+            return handle.wait()
+        except KeyboardInterrupt:
+            if display is not None and handle.is_driven_here:
+                print(
+                    "cancelling: tasks that run are told to end, and killed after their grace time; "
+                    "once more to leave at once",
+                    file=sys.stderr,
+                )
+            raise
 
 
 def _show(display: Display, dag: Dag, handle: RunHandle, events: queue.SimpleQueue[RunEvent]) -> None:

@@ -175,8 +175,10 @@ class ExecutorService:
         try:
             self._engine.start()
             self._open()
-        except BaseException:
+        except BaseException as error:
             self._engine.close(kill=True)
+            if isinstance(error, OSError):
+                raise ServiceError(f"cannot start {count} workers: {error}; use fewer") from error
             raise
         self._thread = threading.Thread(target=self._run, name="liteflow-service", daemon=True)
         self._thread.start()
@@ -815,6 +817,11 @@ class RunHandle:
         return self._history.run(self._pk)
 
     @property
+    def run_id(self) -> str:
+        """The id of the run."""
+        return self._run.run_id if self._run is not None else self.run.run_id
+
+    @property
     def is_driven_here(self) -> bool:
         """Whether it is this service that drives the run: not when the run was there already."""
         return self._run is not None
@@ -943,6 +950,8 @@ def _merged_params(dag: Dag, given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _aware(moment: datetime) -> datetime:
+    if not isinstance(moment, datetime):
+        raise ParamError(f"logical_date={moment!r} must be a datetime", param="logical_date")
     if moment.tzinfo is None:
         raise ParamError(
             f"logical_date {moment.isoformat()} has no time zone; use datetime(..., tzinfo=timezone.utc)",

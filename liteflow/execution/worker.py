@@ -11,6 +11,7 @@ carry a record of `logging` (`L`), so that everything stands in the order in whi
 from __future__ import annotations
 
 import atexit
+import io
 import logging
 import os
 import select
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
-from liteflow.authoring.dagfile import loading
+from liteflow.authoring.dagfile import be_main_of_first_file, loading
 from liteflow.errors import MissingMainGuard, TaskKilled
 from liteflow.execution.calling import Payload, Result, call, describe_error, trace_of
 from liteflow.execution.code import Code, load
@@ -48,7 +49,8 @@ class Output:
     def __init__(self, secret: str) -> None:
         self._mark = b"\x00" + secret.encode() + b" "
         self._fd = os.dup(1)  # survives a task that closes 1, and is not inherited by what a task starts
-        self._stdout, self._stderr = sys.stdout, sys.stderr
+        self._stdout: Any = sys.stdout
+        self._stderr: Any = sys.stderr
 
     def mark(self, kind: bytes, number: int) -> None:
         """Say that the lines of job `number` begin (`B`) or end (`E`)."""
@@ -71,6 +73,10 @@ class Output:
             self._flush()
         os.dup2(self._fd, 1)
         os.dup2(self._fd, 2)
+        if self._stdout.closed:
+            sys.stdout = self._stdout = _text_stream(1)
+        if self._stderr.closed:
+            sys.stderr = self._stderr = _text_stream(2)
 
     def _flush(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -83,6 +89,11 @@ class Output:
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
+
+
+def _text_stream(fd: int) -> io.TextIOWrapper:
+    """A standard stream like the interpreter's own, for one that a task closed."""
+    return open(fd, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
 
 
 class RecordHandler(logging.Handler):
@@ -106,6 +117,8 @@ class Worker:
         self._connection = connection
         self._handler = handler
         self._tokens = tokens
+        self._waiting = select.poll()  # select() knows no descriptor above 1023, and a host may have more open
+        self._waiting.register(tokens, select.POLLIN)
         self._output = output
         self._unpacker = Unpacker()
         self._inbox: list[tuple[Any, ...]] = []
@@ -131,7 +144,7 @@ class Worker:
             try:
                 data = os.read(self._tokens, TOKEN.size)  # all of one or nothing: pipes keep small writes together
             except BlockingIOError:  # none now; the parent, too, reads here and must never be made to wait
-                select.select([self._tokens], [], [])
+                self._waiting.poll()
                 continue
             return int(TOKEN.unpack(data)[0]) if data else None
 
@@ -154,13 +167,13 @@ class Worker:
         code_number, payload = self._payload(number)
         self._capture_logging()
         self._output.mark(b"B", number)
-        self._send("start", number, time.time_ns() // 1000, time.monotonic())
         trace: str | None = None
         guard = None
+        function = self._function(code_number)  # imports may take long, and are not the task's time
+        self._send("start", number, time.time_ns() // 1000, time.monotonic())
         try:
             self._in_task = True
             try:
-                function = self._function(code_number)
                 result = call(function, payload, self._report) if function else self._load_failed(code_number)
             finally:
                 self._in_task = False
@@ -269,7 +282,9 @@ def _hang_on(lifeline: int) -> None:
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-        if select.select([lifeline], [], [], 0)[0]:  # it closed before we were ready for it
+        closed = select.poll()
+        closed.register(lifeline, select.POLLIN)
+        if closed.poll(0):  # it closed before we were ready for it
             os.killpg(os.getpgrp(), signal.SIGKILL)
         return
     import threading
@@ -299,6 +314,7 @@ def main(connection_fd: int, tokens: int, lifeline: int, null: int) -> NoReturn:
     os.dup2(null, 0)
     if null > 2:
         os.close(null)
+    be_main_of_first_file()
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # what the host blocks is its own business
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _hang_on(lifeline)

@@ -263,14 +263,14 @@ def record_changes(
     session: Session, rows: Sequence[tuple[int, TaskInstanceState, EndReason | None]], now_us: int
 ) -> None:
     """Task instances that changed without a try: queued, skipped, upstream_failed."""
-    if rows:
-        session.connection().execute(
-            _CHANGE,
-            [
-                {"pk": pk, "new": state, "why": reason, "ended": now_us if state.is_terminal else None}
-                for pk, state, reason in rows
-            ],
-        )
+    queued = [{"pk": pk} for pk, state, _ in rows if state is _S.QUEUED]
+    if queued:  # how the try before ended is kept
+        session.connection().execute(_QUEUE, queued)
+    others = [
+        {"pk": pk, "new": state, "why": reason, "ended": now_us} for pk, state, reason in rows if state is not _S.QUEUED
+    ]
+    if others:
+        session.connection().execute(_CHANGE, others)
 
 
 def record_started(session: Session, rows: Sequence[tuple[int, int, int]], executor_pk: int) -> None:
@@ -430,9 +430,14 @@ _CHANGE = (
     update(_TI)
     .where(
         _TI.c.id == bindparam("pk"),
-        _may_become(_S.QUEUED, _S.SKIPPED, _S.UPSTREAM_FAILED, beside=_S.RUNNING),
+        _may_become(_S.SKIPPED, _S.UPSTREAM_FAILED, beside=_S.RUNNING),
     )
     .values(state=bindparam("new"), end_reason=bindparam("why"), ended_at=bindparam("ended"), due_at=None)
+)
+_QUEUE = (
+    update(_TI)
+    .where(_TI.c.id == bindparam("pk"), _may_become(_S.QUEUED, beside=_S.RUNNING))
+    .values(state=_S.QUEUED, due_at=None)
 )
 _MINE = (
     _TI.c.id == bindparam("pk"),

@@ -455,7 +455,11 @@ def _pickle(value: Any) -> bytes:
     except Exception as error:  # whatever the __reduce__ of a stranger's class raises
         raise XComEncodeError(
             f"a value of type {_type_name(value)} cannot be stored: {_why(error)}. "
-            "Return plain data, or a path to what you wrote"
+            + (
+                "No other process finds a class of a prompt or notebook: define it in a module"
+                if type(value).__module__ == "__main__"
+                else "Return plain data, or a path to what you wrote"
+            )
         ) from error
     data = buffer.getvalue()
     try:

@@ -528,3 +528,50 @@ def log_long() -> None:
     import logging
 
     logging.getLogger("odd\nname").warning("x" * 10**6)
+
+
+@task(retries=1)
+def fail_in_lines() -> None:
+    error = ValueError("3 rows are bad:\n  row 1\n  row 2")
+    error.add_note("look at the file")
+    raise error
+
+
+def test_an_error_is_told_by_its_first_line(db: str) -> None:
+    with Dag("lines", db_path=db) as dag:
+        fail_in_lines()
+    assert dag.run(progress=False).task_instance("fail_in_lines").error == "ValueError: 3 rows are bad:"
+
+
+def test_a_try_that_was_followed_by_another_keeps_its_reason_and_times(db: str) -> None:
+    """Also when the next one had to wait for its delay, and for a slot."""
+    with Dag("tries", db_path=db, default_args={"retry_delay": 0.05}) as dag:
+        for _ in range(6):
+            fail_in_lines()
+    tries = dag.run(progress=False, max_workers=1).tries()
+    assert len(tries) == 6
+    assert {str(one.end_reason) for one in tries} == {"error"}
+    assert all(one.ended_at is not None and one.ended_at >= one.started_at for one in tries)
+
+
+@task
+def close_the_streams() -> None:
+    import sys
+
+    sys.stdout.close()
+    sys.stderr.close()
+
+
+def test_streams_that_a_task_closes_are_open_for_the_next(db: str) -> None:
+    with Dag("streams", db_path=db) as dag:
+        close_the_streams() >> say("heard")
+    run = dag.run(progress=False, max_workers=1)
+    assert (run.state, lines_of(run, "say")) == ("success", ["heard", "on both"])
+
+
+@task
+def say(word: str) -> None:
+    import sys
+
+    print(word)
+    print("on both", file=sys.stderr)

@@ -338,3 +338,61 @@ if __name__ == "__main__":
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.split()
     assert first == second, "no descriptor is left open by a run"
+
+
+def test_children_that_a_task_spawns_find_the_functions_of_its_file(script: Make) -> None:
+    done = script(
+        "import multiprocessing\nfrom liteflow import Dag, task\n"
+        "def square(x):\n    return x * x\n"
+        "@task\ndef spawn():\n"
+        "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
+        "        return pool.map(square, range(4))\n"
+        "with Dag('spawning', db_path='s.db') as dag:\n    spawn()\n"
+        "if __name__ == '__main__':\n    run = dag.run(progress=False)\n    print(run.state, run.xcom('spawn'))\n"
+    ).run(timeout=40)
+    assert done.stdout == "success [0, 1, 4, 9]\n", done.stderr
+
+
+def test_the_import_of_the_file_is_not_part_of_a_tasks_time(script: Make) -> None:
+    done = script(
+        "import os, threading\nfrom liteflow import Dag, task\n"
+        "if os.environ.get('LITEFLOW_SLOT'):\n    threading.Event().wait(0.6)\n"
+        "@task(timeout=0.5)\ndef quick():\n    return 1\n"
+        "with Dag('slow_import', db_path='s.db') as dag:\n    quick()\n"
+        "if __name__ == '__main__':\n    print(dag.run(progress=False).state)\n"
+    ).run()
+    assert done.stdout == "success\n", done.stderr
+
+
+def test_a_host_with_many_open_files(script: Make) -> None:
+    done = script(
+        "import os, resource\nfrom liteflow import Dag, task\n"
+        "@task\ndef one():\n    return 1\n"
+        "with Dag('files', db_path='f.db') as dag:\n    one()\n"
+        "if __name__ == '__main__':\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "    kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]\n"
+        "    print(dag.run(progress=False).state)\n"
+    ).run()
+    assert done.stdout == "success\n", done.stderr
+
+
+def test_too_many_workers_are_one_clear_error(script: Make) -> None:
+    done = script(
+        "import resource\nfrom liteflow import Dag, task\nfrom liteflow.errors import ServiceError\n"
+        "@task\ndef one():\n    return 1\n"
+        "with Dag('files', db_path='f.db') as dag:\n    one()\n"
+        "if __name__ == '__main__':\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (60, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "    try:\n        dag.run(progress=False, max_workers=30)\n"
+        "    except ServiceError as error:\n        print(error)\n"
+    ).run()
+    assert done.stdout.startswith("cannot start 30 workers: [Errno 24]"), done.stderr
+
+
+def test_json_is_not_spoilt_by_what_the_file_prints(script: Make, tmp_path: Path) -> None:
+    import json
+
+    made = script("print('hello')\nfrom liteflow import Dag\nDag('noise')\n")
+    done = liteflow("run", str(made.path), "--json", "-q", cwd=tmp_path)
+    assert json.loads(done.stdout)["state"] == "success"

@@ -1364,3 +1364,21 @@ def test_the_context_of_a_try_has_airflows_keys() -> None:
         assert get_current_context() is made
     with pytest.raises(RuntimeError):
         get_current_context()
+
+
+def test_a_task_that_is_passed_without_being_called_is_refused() -> None:
+    with Dag("d"), pytest.raises(DagError, match=r"extract is a task's function, not its value; call it: extract\("):
+        load(extract)
+
+
+def test_a_value_in_an_f_string_is_refused() -> None:
+    with Dag("d"):
+        value = extract()
+        with pytest.raises(DagError, match="f-string"):
+            load(f"value {value}")
+
+
+@pytest.mark.parametrize("name", ["expand", "partial", "expand_kwargs"])
+def test_mapping_is_said_to_be_missing(name: str) -> None:
+    with pytest.raises(AttributeError, match="not supported by this version"):
+        getattr(extract, name)
