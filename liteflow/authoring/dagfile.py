@@ -45,11 +45,17 @@ def be_main_of_first_file() -> None:
     For workers: so that a task's own `spawn` and `forkserver` children find the functions of its file, as those of a
     script do. It is `__mp_main__`, as in any child of multiprocessing, and the `__main__` guard stays shut.
     """
-    global _first_is_main
-    _first_is_main = True
+    global _first_is_main, _in_worker
+    _first_is_main = _in_worker = True
+
+
+def is_in_worker() -> bool:
+    """Whether this process is a slot's: what a dag file has to say was said in the host already."""
+    return _in_worker
 
 
 _first_is_main = False
+_in_worker = False
 
 
 def digest_of(path: str) -> str:

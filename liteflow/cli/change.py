@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from liteflow.cli.common import db_option, examples, is_interrupted, open_history
+from liteflow.cli.common import db_hint, db_option, examples, is_interrupted, open_history
 
 if TYPE_CHECKING:
     from liteflow.storage.history import DagRun
@@ -25,7 +25,7 @@ def cancel_command(run: str, db_path: str | None) -> None:
     if is_interrupted(found):
         raise click.UsageError(
             f"{found.dag_id}/{found.run_id} was interrupted: nothing of it runs. Delete it with: "
-            f"liteflow delete {found.dag_id}/{found.run_id}"
+            f"liteflow delete {found.dag_id}/{found.run_id}{db_hint(found.history.database.path)}"
         )
     found.cancel()
     click.echo(f"{found.dag_id}/{found.run_id} is being cancelled", err=True)
@@ -65,7 +65,8 @@ def _refuse_active(run: DagRun) -> None:
     if run.state.is_terminal or is_interrupted(run):
         return
     raise click.UsageError(
-        f"{run.dag_id}/{run.run_id} is {run.state}; cancel it first: liteflow cancel {run.dag_id}/{run.run_id}"
+        f"{run.dag_id}/{run.run_id} is {run.state}; cancel it first: "
+        f"liteflow cancel {run.dag_id}/{run.run_id}{db_hint(run.history.database.path)}"
     )
 
 

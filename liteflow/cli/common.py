@@ -171,6 +171,13 @@ def examples(*lines: str) -> Callable[[Any], Any]:
     return add
 
 
+def db_hint(path: str) -> str:
+    """` --db PATH` for a command to be pasted; nothing when the database is the one that is taken anyway."""
+    from liteflow.execution.progress import db_hint as hint
+
+    return hint(path)
+
+
 def home_relative(path: str) -> str:
     """The path from here if it is below here, else as it is."""
     return path.removeprefix(os.getcwd() + os.sep)

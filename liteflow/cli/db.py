@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from liteflow.cli.common import db_option, examples, home_relative, json_option, print_json, print_table
+from liteflow.cli.common import db_hint, db_option, examples, home_relative, json_option, print_json, print_table
 
 
 @click.group("db")
@@ -64,7 +64,9 @@ def current_command(db_path: str | None, as_json: bool) -> None:
 
     path = str(database_url(db_path).database)
     if not os.path.exists(path):
-        raise DatabaseMissingError(f"{path}: no such database. Create it with: liteflow db upgrade", path=path)
+        raise DatabaseMissingError(
+            f"{path}: no such database. Create it with: liteflow db upgrade{db_hint(path)}", path=path
+        )
     found = schema.read_revision(path)
     if as_json:
         print_json({"path": path, "revision": found, "head": schema.HEAD, "usable": found == schema.HEAD})

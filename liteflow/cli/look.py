@@ -262,6 +262,7 @@ def visualize_command(identifier: str, direction: str, db_path: str | None) -> N
     IDENTIFIER is a dag id, whose latest run is drawn, or a RUN.
     """
     from liteflow.visualize import Node, Picture, flowchart
+    from liteflow.visualize.mermaid import MOST_CHARACTERS, MOST_EDGES
 
     run = open_history(db_path).find_run(identifier)
     nodes = [
@@ -274,4 +275,8 @@ def visualize_command(identifier: str, direction: str, db_path: str | None) -> N
         )
         for instance in run.task_instances()
     ]
-    click.echo(flowchart(Picture(run.dag_id, run.run_id, state_of(run), nodes), direction=direction), nl=False)
+    picture = Picture(run.dag_id, run.run_id, state_of(run), nodes)
+    drawn = flowchart(picture, direction=direction)
+    if len(drawn) > MOST_CHARACTERS or len(picture.edges()) > MOST_EDGES:
+        click.echo("too large for Mermaid as it comes: raise its maxTextSize and maxEdges", err=True)
+    click.echo(drawn, nl=False)

@@ -80,7 +80,8 @@ class _Base:
 
     def _begin(self, dag: Dag, run: DagRun) -> None:
         self.total = len(dag.tasks)
-        self._line(f"run {run.run_id} of dag {run.dag_id}: {self.total} task{'' if self.total == 1 else 's'}")
+        count = f"{self.total} task{'' if self.total == 1 else 's'}"
+        self._line(f"run {run.run_id} of dag {run.dag_id}: {count}, in {run.history.database.path}")
 
     def take(self, event: RunEvent) -> None:
         if event.kind == "line":
@@ -113,11 +114,12 @@ class _Base:
         for instance in failed[:10]:
             self._line(f"  {instance.task_id}: {printable(instance.error or str(instance.end_reason))}", style="red")
         if len(failed) > 10:
-            self._line(f"  and {len(failed) - 10} more: liteflow show {run.dag_id}/{run.run_id}")
+            db = db_hint(run.history.database.path)
+            self._line(f"  and {len(failed) - 10} more: liteflow show {run.dag_id}/{run.run_id}{db}")
         if failed:
             self._line(
                 f"  its log: liteflow logs {run.dag_id}/{run.run_id} {failed[0].task_id}"
-                + _db_option(run.history.database.path)
+                + db_hint(run.history.database.path)
             )
 
     def _line(self, text: str, *, style: str = "") -> None:
@@ -187,7 +189,7 @@ class LiveDisplay(_Base):
         self._console.print(text, style=style, markup=False, soft_wrap=True)
 
 
-def _db_option(path: str) -> str:
+def db_hint(path: str) -> str:
     """How to name the database on the command line; nothing when it is the one that is taken anyway."""
     from liteflow.storage.engine import default_db_path
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.dag import Dag
+from liteflow.execution.cpus import usable_cpus
 from liteflow.execution.progress import Display, choose_display
 from liteflow.execution.service import ExecutorService, RunHandle, check_request
 
@@ -40,6 +41,8 @@ def run_dag(
 
     display = choose_display(progress)
     check_request(dag, params, run_id, logical_date)  # before anything is started or created
+    if executor is None:  # no more slots than there are tasks to fill them
+        max_workers = min(max_workers or usable_cpus(), max(1, len(dag.tasks)))
     with ExecutorService(dag.db_path, dags=[dag], max_workers=max_workers, executor=executor) as service:
         handle = service.submit(dag, params, run_id, logical_date, listener=listen if display else None)
         try:

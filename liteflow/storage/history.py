@@ -136,7 +136,7 @@ class DagRun:
     ended_at: datetime | None
     params_json: str = field(repr=False)
     structure_digest: str = field(repr=False)
-    owner: Owner | None = field(repr=False)
+    owner: Owner | None = field(repr=False, compare=False)
     pk: int = field(repr=False)
     history: History = field(repr=False, compare=False)
 

@@ -14,6 +14,9 @@ from liteflow.visualize.picture import Picture
 MOST_EDGES = 500
 """Mermaid draws no more than this many edges unless whoever embeds it raises `maxEdges`."""
 
+MOST_CHARACTERS = 50_000
+"""The same for text and `maxTextSize`."""
+
 # Fill, border, text. Readable on light and dark pages, and told apart by lightness too.
 COLOURS: dict[str, tuple[str, str, str]] = {
     "pending": ("#f4f4f5", "#a1a1aa", "#3f3f46"),

@@ -381,7 +381,7 @@ def test_too_many_workers_are_one_clear_error(script: Make) -> None:
     done = script(
         "import resource\nfrom liteflow import Dag, task\nfrom liteflow.errors import ServiceError\n"
         "@task\ndef one():\n    return 1\n"
-        "with Dag('files', db_path='f.db') as dag:\n    one()\n"
+        "with Dag('files', db_path='f.db') as dag:\n    [one() for _ in range(30)]\n"
         "if __name__ == '__main__':\n"
         "    resource.setrlimit(resource.RLIMIT_NOFILE, (60, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
         "    try:\n        dag.run(progress=False, max_workers=30)\n"
