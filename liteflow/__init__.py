@@ -26,7 +26,8 @@ from liteflow.errors import FailTask, LiteflowError, SkipTask
 from liteflow.states import EndReason, RunState, TaskInstanceState
 
 if TYPE_CHECKING:
-    from liteflow.execution.service import ExecutorService, RunHandle
+    from liteflow.execution.handle import RunHandle
+    from liteflow.execution.service import ExecutorService
     from liteflow.storage.history import DagRun, read_session
 
 __version__ = "0.1.0"
@@ -59,7 +60,7 @@ __all__ = [
 _LATER = {
     "DagRun": "liteflow.storage.history",
     "ExecutorService": "liteflow.execution.service",
-    "RunHandle": "liteflow.execution.service",
+    "RunHandle": "liteflow.execution.handle",
     "read_session": "liteflow.storage.history",
 }
 

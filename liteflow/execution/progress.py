@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from liteflow.execution.active import RunEvent
-    from liteflow.execution.service import RunHandle
+    from liteflow.execution.handle import RunHandle
     from liteflow.storage.history import DagRun
 
 _S = TaskInstanceState

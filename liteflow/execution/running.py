@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.dag import Dag
 from liteflow.execution.cpus import usable_cpus
+from liteflow.execution.handle import RunHandle
 from liteflow.execution.progress import Display, choose_display
-from liteflow.execution.service import ExecutorService, RunHandle, check_request
+from liteflow.execution.requests import check_request
+from liteflow.execution.service import ExecutorService
 
 if TYPE_CHECKING:
     from liteflow.execution.active import RunEvent

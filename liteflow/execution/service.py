@@ -10,43 +10,36 @@ service gives up and kills what runs, so nothing goes on that is not recorded.
 from __future__ import annotations
 
 import heapq
-import json
 import os
 import secrets
 import socket
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from liteflow.authoring.context import get_current_context
 from liteflow.authoring.dag import Dag
 from liteflow.authoring.dagfile import refuse_while_loading
-from liteflow.authoring.ids import check_run_id, did_you_mean
 from liteflow.authoring.task import Task
 from liteflow.errors import (
     LiteflowError,
     MetadataOnlyError,
     MissingMainGuard,
-    ParamError,
-    RunConflictError,
-    RunInterruptedError,
     ServiceError,
-    XComEncodeError,
 )
 from liteflow.execution.code import Code, describe
 from liteflow.execution.cpus import usable_cpus
 from liteflow.execution.foreign import ForeignEngine
+from liteflow.execution.handle import RunHandle
 from liteflow.execution.jobs import Engine, Events, Job, LogLine, Outcome
+from liteflow.execution.requests import check_request, dag_facts, refuse_conflict
 from liteflow.execution.slots import SlotEngine
 from liteflow.states import EndReason, RunState, TaskInstanceState
-from liteflow.storage.xcoms import encode_json
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -54,7 +47,7 @@ if TYPE_CHECKING:
     from liteflow.execution.active import ActiveRun, Listener, PreparedDag
     from liteflow.execution.liveness import OwnLock
     from liteflow.storage.engine import Database
-    from liteflow.storage.history import DagRun, History
+    from liteflow.storage.history import History
 
 _S = TaskInstanceState
 
@@ -67,8 +60,6 @@ STARTED_AFTER_S = 0.02
 """How long a job has run when it is recorded as started, if nothing else is recorded before."""
 IDLE_POLL_S = 0.1
 """How often the loop looks whether another process has written to the database."""
-ALIEN_POLL_S = 0.1
-"""How often `wait` looks at a run that another process drives."""
 
 
 @dataclass(slots=True)
@@ -308,7 +299,7 @@ class ExecutorService:
         with self._database.write(durable=True) as session:
             existing = recording.find_existing_run(session, dag.dag_id, run_id)
             if existing is None:
-                dag_pk = recording.record_dag(session, _dag_facts(dag, prepared.digest), _now_us())
+                dag_pk = recording.record_dag(session, dag_facts(dag, prepared.digest), _now_us())
                 return recording.create_run(
                     session,
                     dag_pk,
@@ -323,7 +314,7 @@ class ExecutorService:
                     ],
                     now_us=_now_us(),
                 )
-        _refuse_conflict(existing, dag, run_id, moment if must_match_date else None, params_json, prepared.digest)
+        refuse_conflict(existing, dag, run_id, moment if must_match_date else None, params_json, prepared.digest)
         return RunHandle(self, existing.pk, self._runs.get(existing.pk))
 
     # The loop
@@ -796,107 +787,6 @@ class ExecutorService:
             raise ServiceError("the service is not running: use it in a with block, or call start()")
 
 
-class RunHandle:
-    """A run that was submitted."""
-
-    def __init__(self, service: ExecutorService, pk: int, run: ActiveRun | None) -> None:
-        self._service = service
-        self._pk = pk
-        self._run = run
-        assert service._history is not None
-        self._history = service._history
-
-    @property
-    def state(self) -> RunState:
-        """The state that is recorded now."""
-        return self._history.run(self._pk).state
-
-    @property
-    def run(self) -> DagRun:
-        """The run as it is recorded now."""
-        return self._history.run(self._pk)
-
-    @property
-    def run_id(self) -> str:
-        """The id of the run."""
-        return self._run.run_id if self._run is not None else self.run.run_id
-
-    @property
-    def is_driven_here(self) -> bool:
-        """Whether it is this service that drives the run: not when the run was there already."""
-        return self._run is not None
-
-    def over(self) -> bool:
-        """Whether the run is over, or this process cannot go on with it."""
-        return self.state.is_terminal if self._run is None else self._run.over.is_set()
-
-    def cancel(self) -> None:
-        """Ask for the run's end; returns at once. A run that is over stays as it is."""
-        self._history.cancel(self._pk)
-        if self._run is not None:
-            run = self._run
-            self._service._tell_loop(
-                lambda turn: self._service._cancel(run, turn) if run.pk in self._service._runs else None
-            )
-
-    def wait(self, timeout: float | None = None) -> DagRun:
-        """Wait until the run is over, and return it. Raises TimeoutError after `timeout` seconds, what broke the
-        service if that is why the run cannot go on, and RunInterruptedError when another process drove it and died."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if self._run is not None:
-            if not self._run.over.wait(timeout):
-                raise TimeoutError(f"run {self._run.run_id!r} is not over after {timeout:g} s")
-            if isinstance(self._run.error, MissingMainGuard):
-                # A script ends here with exit code 2 and, since this is a SystemExit, without a word of its own.
-                print(f"liteflow: {self._run.error}", file=sys.stderr)
-            if self._run.error is not None:
-                raise self._run.error
-        return self._wait_for_alien(deadline, timeout)
-
-    def _wait_for_alien(self, deadline: float | None, timeout: float | None) -> DagRun:
-        """Wait for a run that another service drives."""
-        from liteflow.execution.liveness import is_alive
-
-        while True:
-            run = self._history.run(self._pk)
-            if run.state.is_terminal:
-                return run
-            if run.owner is not None and not is_alive(self._history.database.path, run.owner):
-                run = self._history.run(self._pk)  # it may have ended in good order just now
-                if run.state.is_terminal:
-                    return run
-                raise interrupted(run)
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"run {run.run_id!r} is not over after {timeout:g} s")
-            time.sleep(ALIEN_POLL_S)
-
-
-def check_request(
-    dag: Dag, params: Mapping[str, Any] | None, run_id: str | None, logical_date: datetime | None
-) -> tuple[str, datetime, str]:
-    """Run id, logical date and params (as typed JSON) of a run that is asked for. Raises for what cannot be meant."""
-    merged = _merged_params(dag, params)
-    try:
-        params_json = encode_json(merged)
-    except XComEncodeError as error:
-        raise ParamError(f"the params of a run are stored as text: {error}", param="") from None
-    moment = _aware(logical_date) if logical_date is not None else datetime.now(UTC)
-    if run_id is None:
-        return f"manual__{moment.isoformat()}_{secrets.token_hex(3)}", moment, params_json
-    _refuse_own_run(dag.dag_id, check_run_id(run_id))
-    return run_id, moment, params_json
-
-
-def interrupted(run: DagRun) -> RunInterruptedError:
-    """The error for a run whose owner is dead."""
-    pid = f" (process {run.owner.pid})" if run.owner else ""
-    return RunInterruptedError(
-        f"run {run.run_id!r} of dag {run.dag_id!r} was interrupted: what drove it{pid} is gone, and it is not "
-        "finished. Start a new run under another run id",
-        run_id=run.run_id,
-    )
-
-
 def _bug(error: BaseException) -> ServiceError:
     wrapped = ServiceError(f"the executor service broke ({type(error).__name__}: {error}); its runs are interrupted")
     wrapped.__cause__ = error
@@ -928,68 +818,3 @@ def _ended_row(job: Job, outcome: Outcome, change: Any, now_us: int) -> Any:
         outcome.ended_us or now_us,
         due,
     )
-
-
-def _dag_facts(dag: Dag, digest: str) -> Any:
-    from liteflow.storage.recording import DagFacts
-
-    try:
-        params_json = encode_json(dag.params)
-    except XComEncodeError as error:
-        raise ParamError(f"{dag.place}: the params of a dag are stored as text: {error}", param="") from None
-    return DagFacts(dag.dag_id, dag.description, dag.tags, params_json, os.path.abspath(dag.place.file), digest)
-
-
-def _merged_params(dag: Dag, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    for name in given or {}:
-        if name not in dag.params:
-            there = f"it has {', '.join(map(repr, dag.params))}" if dag.params else "it has none"
-            hint = did_you_mean(str(name), dag.params) or f"; {there}"
-            raise ParamError(f"dag {dag.dag_id!r} has no param {name!r}{hint}", param=str(name))
-    return {**dag.params, **(given or {})}
-
-
-def _aware(moment: datetime) -> datetime:
-    if not isinstance(moment, datetime):
-        raise ParamError(f"logical_date={moment!r} must be a datetime", param="logical_date")
-    if moment.tzinfo is None:
-        raise ParamError(
-            f"logical_date {moment.isoformat()} has no time zone; use datetime(..., tzinfo=timezone.utc)",
-            param="logical_date",
-        )
-    return moment.astimezone(UTC)
-
-
-def _refuse_own_run(dag_id: str, run_id: str) -> None:
-    """A task that waits for the run of which it is a part would wait for ever."""
-    try:
-        here = get_current_context()["dag_run"]
-    except RuntimeError:
-        return
-    if (here.dag_id, here.run_id) == (dag_id, run_id):
-        raise RunConflictError(
-            f"run {run_id!r} of dag {dag_id!r} would wait for itself: one of its own tasks starts it",
-            run_id=run_id,
-        )
-
-
-def _canonical(params_json: str) -> str:
-    """The params as text that does not tell in which order they were written."""
-    return json.dumps(json.loads(params_json), sort_keys=True)
-
-
-def _refuse_conflict(
-    existing: Any, dag: Dag, run_id: str, moment: datetime | None, params_json: str, digest: str
-) -> None:
-    different = []
-    if _canonical(existing.params_json) != _canonical(params_json):
-        different.append(f"params ({existing.params_json}, not {params_json})")
-    if moment is not None and existing.logical_date != moment:
-        different.append(f"logical date ({existing.logical_date.isoformat()})")
-    if existing.structure_digest != digest:
-        different.append("tasks or edges")
-    if different:
-        raise RunConflictError(
-            f"run {run_id!r} of dag {dag.dag_id!r} exists with other {' and '.join(different)}; choose another run id",
-            run_id=run_id,
-        )

@@ -1,0 +1,97 @@
+"""What is asked of the service, checked before anything is started or recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from liteflow.authoring.context import get_current_context
+from liteflow.authoring.dag import Dag
+from liteflow.authoring.ids import check_run_id, did_you_mean
+from liteflow.errors import ParamError, RunConflictError, XComEncodeError
+from liteflow.storage.xcoms import encode_json
+
+
+def check_request(
+    dag: Dag, params: Mapping[str, Any] | None, run_id: str | None, logical_date: datetime | None
+) -> tuple[str, datetime, str]:
+    """Run id, logical date and params (as typed JSON) of a run that is asked for. Raises for what cannot be meant."""
+    merged = _merged_params(dag, params)
+    try:
+        params_json = encode_json(merged)
+    except XComEncodeError as error:
+        raise ParamError(f"the params of a run are stored as text: {error}", param="") from None
+    moment = _aware(logical_date) if logical_date is not None else datetime.now(UTC)
+    if run_id is None:
+        return f"manual__{moment.isoformat()}_{secrets.token_hex(3)}", moment, params_json
+    _refuse_own_run(dag.dag_id, check_run_id(run_id))
+    return run_id, moment, params_json
+
+
+def dag_facts(dag: Dag, digest: str) -> Any:
+    from liteflow.storage.recording import DagFacts
+
+    try:
+        params_json = encode_json(dag.params)
+    except XComEncodeError as error:
+        raise ParamError(f"{dag.place}: the params of a dag are stored as text: {error}", param="") from None
+    return DagFacts(dag.dag_id, dag.description, dag.tags, params_json, os.path.abspath(dag.place.file), digest)
+
+
+def _merged_params(dag: Dag, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    for name in given or {}:
+        if name not in dag.params:
+            there = f"it has {', '.join(map(repr, dag.params))}" if dag.params else "it has none"
+            hint = did_you_mean(str(name), dag.params) or f"; {there}"
+            raise ParamError(f"dag {dag.dag_id!r} has no param {name!r}{hint}", param=str(name))
+    return {**dag.params, **(given or {})}
+
+
+def _aware(moment: datetime) -> datetime:
+    if not isinstance(moment, datetime):
+        raise ParamError(f"logical_date={moment!r} must be a datetime", param="logical_date")
+    if moment.tzinfo is None:
+        raise ParamError(
+            f"logical_date {moment.isoformat()} has no time zone; use datetime(..., tzinfo=timezone.utc)",
+            param="logical_date",
+        )
+    return moment.astimezone(UTC)
+
+
+def _refuse_own_run(dag_id: str, run_id: str) -> None:
+    """A task that waits for the run of which it is a part would wait for ever."""
+    try:
+        here = get_current_context()["dag_run"]
+    except RuntimeError:
+        return
+    if (here.dag_id, here.run_id) == (dag_id, run_id):
+        raise RunConflictError(
+            f"run {run_id!r} of dag {dag_id!r} would wait for itself: one of its own tasks starts it",
+            run_id=run_id,
+        )
+
+
+def _canonical(params_json: str) -> str:
+    """The params as text that does not tell in which order they were written."""
+    return json.dumps(json.loads(params_json), sort_keys=True)
+
+
+def refuse_conflict(
+    existing: Any, dag: Dag, run_id: str, moment: datetime | None, params_json: str, digest: str
+) -> None:
+    different = []
+    if _canonical(existing.params_json) != _canonical(params_json):
+        different.append(f"params ({existing.params_json}, not {params_json})")
+    if moment is not None and existing.logical_date != moment:
+        different.append(f"logical date ({existing.logical_date.isoformat()})")
+    if existing.structure_digest != digest:
+        different.append("tasks or edges")
+    if different:
+        raise RunConflictError(
+            f"run {run_id!r} of dag {dag.dag_id!r} exists with other {' and '.join(different)}; choose another run id",
+            run_id=run_id,
+        )

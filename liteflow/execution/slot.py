@@ -1,0 +1,291 @@
+"""One slot: a worker process on a connection, seen from the parent. What it decides is in `slots.py`.
+
+Nothing here blocks: the connection and the pipes give what is there, and take what they can.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from typing import Any
+
+from liteflow.execution.jobs import Job, LogLine, Outcome, charge_log
+from liteflow.execution.messages import Unpacker, pack
+from liteflow.execution.output import OutputReader
+from liteflow.execution.processes import send
+from liteflow.execution.worker import BOOTSTRAP, TOKEN
+
+_READ_BYTES = 1 << 18
+
+
+class Slot:
+    """One worker process, seen from the parent."""
+
+    def __init__(self, number: int, selector: selectors.BaseSelector) -> None:
+        self.number = number
+        self.mark = secrets.token_hex(8)
+        self.outer_mark = os.environ.get("LITEFLOW_SLOT")
+        self.jobs: deque[Job] = deque()
+        """Given to it and not finished, in order."""
+        self.ready = False
+        self.retired = False
+        """Takes no more jobs; its process is to end."""
+        self.dying_since: float | None = None
+        """When it was told to end its job, if it was."""
+        self.recall_wanted = False
+        """Whether a job that has not begun was cancelled."""
+        self.sweeping = False
+        """Whether what came from it is being killed."""
+        self.verdict: Outcome | None = None
+        """How the job ended that is reported once the slot is swept."""
+        self.sent_codes: set[int] = set()
+        self.received: deque[tuple[Any, ...]] = deque()
+        self._selector = selector
+        self._unpacker = Unpacker()
+        self._unsent: deque[memoryview] = deque()
+        self._start()
+        self.reader: OutputReader[Job] = OutputReader(self.mark, self._job_of, charge=charge_log)
+        self._all_jobs: dict[int, Job] = {}
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        tokens_out, self.tokens = os.pipe()
+        lifeline_out, self.lifeline = os.pipe()
+        self.output, output_in = os.pipe()
+        null = os.open(os.devnull, os.O_RDONLY)
+        self.tokens_back = os.dup(tokens_out)
+        for fd in (
+            self.tokens_back,
+            self.output,
+        ):  # the former holds for the worker's copy too, which knows it
+            os.set_blocking(fd, False)
+        ours.setblocking(False)
+        environment = {
+            **os.environ,
+            "LITEFLOW_SLOT": f"{self.outer_mark}:{self.mark}" if self.outer_mark else self.mark,
+            # Other things than text are legal there, and ignored by imports.
+            "LITEFLOW_WORKER_PATH": repr([path for path in sys.path if isinstance(path, str)]),
+        }
+        fds = [theirs.fileno(), tokens_out, lifeline_out, null]
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", BOOTSTRAP, *map(str, fds)],
+                stdin=subprocess.DEVNULL,
+                stdout=output_in,
+                stderr=output_in,
+                pass_fds=fds,
+                env=environment,
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            for fd in (self.tokens, self.tokens_back, self.lifeline, self.output):
+                os.close(fd)
+            raise
+        finally:
+            theirs.close()
+            for fd in (tokens_out, lifeline_out, output_in, null):
+                os.close(fd)
+        self.connection = ours
+        self.pid = self.process.pid
+        self.pidfd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None
+        self._interest = selectors.EVENT_READ
+        self._selector.register(ours, self._interest, self)
+        self._selector.register(self.output, selectors.EVENT_READ, self)
+        if self.pidfd is not None:
+            self._selector.register(self.pidfd, selectors.EVENT_READ, self)
+
+    # Giving
+
+    def give(self, jobs: list[Job]) -> None:
+        """Send jobs, with the functions that it does not have yet, and then their tokens."""
+        frames = []
+        for job in jobs:
+            if job.code_number not in self.sent_codes:
+                self.sent_codes.add(job.code_number)
+                frames.append(pack(("code", job.code_number, *job.code)))
+            frames.append(pack(("job", job.number, job.code_number, tuple(job.payload))))
+            self.jobs.append(job)
+            self._all_jobs[job.number] = job
+            job.started_at = job.started_us = None
+            job.given_at = time.monotonic()
+        self._unsent.extend(memoryview(frame) for frame in _joined(frames))
+        # A token that comes before its job is no harm: the worker then waits for the job's message.
+        os.write(self.tokens, b"".join(TOKEN.pack(job.number) for job in jobs))
+        self.send_more()
+
+    def send_more(self) -> None:
+        """Send as much as the connection takes now."""
+        try:
+            while self._unsent:
+                sent = self.connection.send(self._unsent[0])
+                rest = self._unsent[0][sent:]
+                if rest:
+                    self._unsent[0] = rest
+                else:
+                    self._unsent.popleft()
+        except BlockingIOError:
+            pass  # the rest goes when the selector says so
+        except (BrokenPipeError, ConnectionResetError):
+            self._unsent.clear()  # it is dead or dying, which the process itself will tell
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        if self._interest not in (0, wanted):
+            self._interest = wanted
+            self._selector.modify(self.connection, wanted, self)
+
+    def take_back(self) -> list[Job]:
+        """Take the tokens that the worker has not: those jobs were never begun, and are no longer this slot's."""
+        numbers = set()
+        while True:
+            try:
+                data = os.read(self.tokens_back, TOKEN.size)
+            except BlockingIOError:
+                break
+            if not data:
+                break
+            numbers.add(TOKEN.unpack(data)[0])
+        back = [job for job in self.jobs if job.number in numbers]
+        self.jobs = deque(job for job in self.jobs if job.number not in numbers)
+        return back
+
+    # Taking
+
+    def receive(self) -> None:
+        """Read what the worker sent, as far as it is there."""
+        while True:
+            try:
+                piece = self.connection.recv(_READ_BYTES)
+            except BlockingIOError:
+                return
+            except (ConnectionResetError, OSError):
+                return
+            if not piece:
+                self._forget_connection()
+                return
+            self.received.extend(self._unpacker.feed(piece))
+            if len(piece) < _READ_BYTES:
+                return
+
+    def read_output(self, *, until: Job | None = None, most: int = 1) -> list[tuple[Job, LogLine]]:
+        """Read lines: `most` pieces, or up to the end mark of the job `until`, which is there already.
+
+        Never to the end: what a task left running may write faster than it is read.
+        """
+        lines: list[tuple[Job, LogLine]] = []
+        while (most > 0) if until is None else (self.reader.ended_number < until.number):
+            most -= 1
+            try:
+                data = os.read(self.output, _READ_BYTES)
+            except BlockingIOError:
+                break
+            if not data:
+                self._forget(self.output)
+                break
+            lines += self.reader.feed(data, time.time_ns() // 1000, time.monotonic())
+        return lines
+
+    def flush_output(self, *, force: bool = False) -> list[tuple[Job, LogLine]]:
+        """What there is of an unfinished line."""
+        return self.reader.flush(time.time_ns() // 1000, time.monotonic(), force=force)
+
+    def _job_of(self, number: int) -> Job | None:
+        return self._all_jobs.get(number)
+
+    def forget_job(self, job: Job) -> None:
+        """The job is over; its lines still find it as long as it was the last one."""
+        if job in self.jobs:
+            self.jobs.remove(job)
+        for number in [n for n, other in self._all_jobs.items() if n < job.number and other not in self.jobs]:
+            del self._all_jobs[number]
+
+    # Ending
+
+    def terminate(self) -> None:
+        """Tell everything in its session to end."""
+        send(self.pid, signal.SIGTERM, group=True)
+        send(self.pid, signal.SIGCONT, group=True)  # a stopped process would not hear it
+
+    def retire(self) -> None:
+        """Take no more jobs and let the process end by itself."""
+        if not self.retired:
+            self.retired = True
+            self._shut("tokens")
+
+    def is_dead(self) -> bool:
+        """Whether the process is over; reaps it."""
+        return self.process.poll() is not None
+
+    def _forget(self, file: Any) -> None:
+        try:
+            self._selector.unregister(file)
+        except (KeyError, ValueError):
+            return
+
+    def _forget_connection(self) -> None:
+        self._interest = 0
+        self._forget(self.connection)
+
+    def stop_watching_process(self) -> None:
+        """After its death was seen."""
+        if self.pidfd is not None:
+            self._forget(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = None
+
+    def _shut(self, name: str) -> None:
+        """Close the descriptor in the attribute `name`, and forget its number, which the host may use again."""
+        fd = getattr(self, name)
+        if fd >= 0:
+            setattr(self, name, -1)
+            os.close(fd)
+
+    def close(self, *, keep_output: bool = False) -> None:
+        """Let go of every descriptor; with `keep_output` lines of what was left running are still read."""
+        self.stop_watching_process()
+        self._forget_connection()
+        self.connection.close()
+        self.retired = True
+        for name in ("tokens", "tokens_back", "lifeline"):
+            self._shut(name)
+        if not keep_output:
+            self.close_output()
+
+    def close_output(self) -> None:
+        """Stop reading lines."""
+        self._forget(self.output)
+        self._shut("output")
+
+    def forget_in_child(self) -> None:
+        """In a forked child of the host: close what would keep the slot alive after the host's death.
+
+        Nothing is unregistered: the selector is the parent's too.
+        """
+        connection = self.connection.detach()
+        if connection >= 0:
+            os.close(connection)
+        for name in ("tokens", "tokens_back", "lifeline", "output"):
+            self._shut(name)
+
+    def busy_since(self) -> float:
+        """Since when it has its first job in hand, by the monotonic clock."""
+        job = self.jobs[0]
+        return job.given_at if job.started_at is None else job.started_at
+
+    @property
+    def expected_s(self) -> float:
+        """How long what it was given will take by experience; a job without any counts as long."""
+        return sum(1.0 if job.expected_s is None else job.expected_s for job in self.jobs)
+
+
+def _joined(frames: list[bytes]) -> list[bytes]:
+    """Small frames as one piece, large ones by themselves: a copy is cheaper than a call, up to a point."""
+    if sum(map(len, frames)) <= 1 << 16:
+        return [b"".join(frames)] if frames else []
+    return frames
