@@ -133,6 +133,7 @@ class Worker:
     def run(self) -> None:
         """Take jobs until the parent closes the tokens, or a task left a process behind."""
         self._listen_for_term()
+        os.register_at_fork(after_in_child=self._leave_term_alone)
         self._send("ready", os.getpid())
         while (number := self._next_token()) is not None:
             left_children = self._run_job(number)
@@ -240,6 +241,11 @@ class Worker:
     def _listen_for_term(self) -> None:
         self._term = self._on_term  # bound once: `is` must recognise it
         signal.signal(signal.SIGTERM, self._term)
+
+    def _leave_term_alone(self) -> None:
+        """In a child that a task forks: SIGTERM ends it, as it would anywhere else. `Pool.terminate()` relies on it."""
+        if signal.getsignal(signal.SIGTERM) == self._term:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _on_term(self, _number: int, _frame: FrameType | None) -> None:
         if self._in_task:

@@ -360,3 +360,27 @@ def test_a_host_that_blocks_signals_and_has_odd_paths(script: Callable[..., Scri
         "    print(run.task_instance('wait').end_reason, run.logs()[0].message)\n"
     ).run(timeout=15)
     assert done.stdout == "timeout cleaned\n", done.stderr
+
+
+@task
+def fork_and_terminate() -> int:
+    """A child that shields itself from every exception must still end at SIGTERM, as in any Python program."""
+    begun, ready = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(ready, b"!")
+        while True:
+            try:
+                threading.Event().wait(60)
+            except BaseException:
+                continue
+    os.read(begun, 1)
+    os.kill(child, signal.SIGTERM)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_ends_at_sigterm(db: str) -> None:
+    with Dag("forked", db_path=db, default_args={"timeout": 20}) as dag:
+        fork_and_terminate()
+    assert dag.run(progress=False).xcom("fork_and_terminate") == -signal.SIGTERM
