@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, exists, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from liteflow.authoring.ids import did_you_mean
 from liteflow.errors import AmbiguousRunError, NotFoundError, XComDecodeError
@@ -25,6 +25,7 @@ from liteflow.storage import models
 from liteflow.storage.engine import Database
 from liteflow.storage.recording import request_cancel
 from liteflow.storage.schema import open_database
+from liteflow.storage.values import task_values
 from liteflow.storage.xcoms import decode
 
 MOST_CANDIDATES = 20
@@ -57,6 +58,17 @@ class Owner:
     ended_at: datetime | None
 
 
+OWNER_COLUMNS = (
+    models.ExecutorRecord.id,
+    models.ExecutorRecord.token,
+    models.ExecutorRecord.host,
+    models.ExecutorRecord.pid,
+    models.ExecutorRecord.process_started_at,
+    models.ExecutorRecord.ended_at,
+)
+"""What a statement selects to make an `Owner` of it."""
+
+
 @dataclass(frozen=True)
 class TaskInstanceInfo:
     """A task instance as it stood when it was read."""
@@ -73,7 +85,13 @@ class TaskInstanceInfo:
     started_at: datetime | None
     ended_at: datetime | None
     due_at: datetime | None
-    """When the next try is due, for `up_for_retry`."""
+    """When the next try is due, for `up_for_retry`; the next look of a sensor, for `up_for_reschedule`."""
+    rendered_map_index: str | None
+    """The label of a mapped task instance, if its task has a `map_index_template`."""
+    pool: str | None
+    """The pool that it takes slots of while it runs."""
+    reschedules: int
+    """How many times the latest try gave its slot back, and went on."""
     pk: int = field(repr=False)
 
     @property
@@ -156,7 +174,7 @@ class DagRun:
         return self.history.run(self.pk)
 
     def task_instances(self) -> list[TaskInstanceInfo]:
-        """All task instances, upstream before downstream."""
+        """All task instances, upstream before downstream, those of a mapped task by map index."""
         return self.history.task_instances(self.pk)
 
     def task_instance(self, task_id: str, map_index: int = -1) -> TaskInstanceInfo:
@@ -170,18 +188,25 @@ class DagRun:
     def xcom(self, task_id: str, key: str = "return_value", map_index: int = -1, *, raw: bool = False) -> Any:
         """The value that a task handed on, None if there is none; `raw=True` gives its bytes as they are stored.
 
+        Of a task that was expanded it is the list of the values of its successful instances by map index, with None
+        for those that handed on nothing; `map_index` asks for one of them.
+
         Decoding may import modules and run what a pickle says: do it with databases that you trust. Raises
         XComDecodeError when a class is missing, NotFoundError when the run has no such task.
         """
         return self.history.xcom(self, task_id, key, map_index, raw=raw)
 
-    def xcoms(self, task_id: str | None = None) -> list[XComInfo]:
-        """Every XCom of the run, or of one task, still encoded."""
-        return self.history.xcoms(self, task_id)
+    def xcoms(self, task_id: str | None = None, map_index: int | None = None) -> list[XComInfo]:
+        """Every XCom of the run, of one task, or of one of its instances, still encoded."""
+        return self.history.xcoms(self, task_id, map_index)
 
-    def logs(self, task_id: str | None = None) -> list[LogEntry]:
-        """The log of one task, or of all, in the order in which it was written."""
-        return self.history.logs(self, task_id)
+    def logs(self, task_id: str | None = None, map_index: int | None = None) -> list[LogEntry]:
+        """The log of one task, or of all, in the order in which it was written.
+
+        `map_index`: only that of one instance of a mapped task. Raises NotFoundError when the run has no such task or
+        instance, ValueError for a map index without a task.
+        """
+        return self.history.logs(self, task_id, map_index)
 
     def cancel(self) -> None:
         """Ask for the run's end: what runs is told to end and killed after its grace, the rest is skipped.
@@ -355,11 +380,10 @@ class History:
     # Within a run
 
     def task_instances(self, run_pk: int) -> list[TaskInstanceInfo]:
-        """All task instances of a run, upstream before downstream."""
+        """All task instances of a run, upstream before downstream, those of a mapped task by map index."""
+        ti = models.TaskInstance
         with self.database.read() as session:
-            rows = session.scalars(
-                select(models.TaskInstance).where(models.TaskInstance.run_pk == run_pk).order_by(models.TaskInstance.id)
-            )
+            rows = session.scalars(select(ti).where(ti.run_pk == run_pk).order_by(*_task_order()))
             return [_instance_view(row) for row in rows]
 
     def task_instance(self, run: DagRun, task_id: str, map_index: int = -1) -> TaskInstanceInfo:
@@ -369,15 +393,9 @@ class History:
             row = session.scalar(
                 select(ti).where(ti.run_pk == run.pk, ti.task_id == task_id, ti.map_index == map_index)
             )
-            if row is not None:
-                return _instance_view(row)
-            known = set(session.scalars(select(ti.task_id).where(ti.run_pk == run.pk)))
-        index = "" if map_index == -1 else f"[{map_index}]"
-        raise NotFoundError(
-            f"run {run.run_id!r} of dag {run.dag_id!r} has no task {task_id + index!r}"
-            f"{did_you_mean(task_id, sorted(known))}",
-            identifier=task_id,
-        )
+            if row is None:
+                raise _no_instance(session, run, task_id, map_index)
+            return _instance_view(row)
 
     def tries(self, run_pk: int) -> list[TryInfo]:
         """Superseded tries of a run, oldest first."""
@@ -405,38 +423,39 @@ class History:
 
     def xcom(self, run: DagRun, task_id: str, key: str, map_index: int, *, raw: bool) -> Any:
         """See `DagRun.xcom`."""
-        instance = self.task_instance(run, task_id, map_index)
-        xcom = models.XCom
+        wanted = None if map_index == -1 else map_index
         with self.database.read() as session:
-            row = session.execute(
-                select(xcom.encoding, xcom.value).where(xcom.task_instance_pk == instance.pk, xcom.key == key)
-            ).one_or_none()
-        if row is None:
-            return None
-        return row.value if raw else decode(row.encoding, row.value)
+            found = task_values(session, run.pk, task_id, key, wanted)
+            if not found:
+                raise _no_instance(session, run, task_id, map_index)
+        values = [
+            data if raw or encoding is None or data is None else decode(encoding, data)
+            for index, state, encoding, data in found
+            if state is TaskInstanceState.SUCCESS or index == map_index
+        ]
+        is_expanded = found[0][0] != map_index
+        return values if is_expanded else values[0]
 
-    def xcoms(self, run: DagRun, task_id: str | None = None) -> list[XComInfo]:
-        """Every XCom of a run or of one of its tasks, by task and key."""
+    def xcoms(self, run: DagRun, task_id: str | None = None, map_index: int | None = None) -> list[XComInfo]:
+        """Every XCom of a run, of one of its tasks or of one instance, by task, map index and key."""
         xcom, ti = models.XCom, models.TaskInstance
-        wanted = [] if task_id is None else [ti.id == self.task_instance(run, task_id).pk]
         with self.database.read() as session:
             rows = session.execute(
                 select(ti.task_id, ti.map_index, xcom.key, xcom.encoding, xcom.size_bytes, xcom.value)
                 .join(ti, ti.id == xcom.task_instance_pk)
-                .where(ti.run_pk == run.pk, *wanted)
-                .order_by(ti.id, xcom.key)
+                .where(*_instances_of(session, run, task_id, map_index))
+                .order_by(*_task_order(), xcom.key)
             )
             return [XComInfo(*row) for row in rows]
 
-    def logs(self, run: DagRun, task_id: str | None = None) -> list[LogEntry]:
-        """The log of a run or of one of its tasks, in the order in which it was written."""
+    def logs(self, run: DagRun, task_id: str | None = None, map_index: int | None = None) -> list[LogEntry]:
+        """See `DagRun.logs`."""
         log, ti = models.LogRecord, models.TaskInstance
-        wanted = [] if task_id is None else [ti.id == self.task_instance(run, task_id).pk]
         with self.database.read() as session:
             rows = session.execute(
                 select(ti.task_id, ti.map_index, log.try_number, log.at, log.level, log.logger, log.message)
                 .join(ti, ti.id == log.task_instance_pk)
-                .where(ti.run_pk == run.pk, *wanted)
+                .where(*_instances_of(session, run, task_id, map_index))
                 .order_by(log.id)
             )
             return [LogEntry(*row) for row in rows]
@@ -449,6 +468,56 @@ class History:
                 models.DagModel.dag_id == dag_id,
                 or_(models.DagRun.state == RunState.QUEUED, models.DagRun.state == RunState.RUNNING),
             )
+
+
+def _task_order() -> tuple[Any, Any]:
+    """Upstream before downstream, then by map index.
+
+    The place of a task is that of its first row: the rows of an expansion are added behind all others.
+    """
+    ti, first = models.TaskInstance, aliased(models.TaskInstance)
+    place = (
+        select(first.id)
+        .where(first.run_pk == ti.run_pk, first.task_id == ti.task_id)
+        .order_by(first.map_index)
+        .limit(1)
+        .correlate(ti)
+        .scalar_subquery()
+    )
+    return place, ti.map_index
+
+
+def _instances_of(session: Session, run: DagRun, task_id: str | None, map_index: int | None = None) -> list[Any]:
+    """The conditions for a run's task instances, those of a task, or one. Raises NotFoundError if there is none."""
+    ti = models.TaskInstance
+    conditions: list[Any] = [ti.run_pk == run.pk]
+    if task_id is None:
+        if map_index is not None:
+            raise ValueError(f"map_index={map_index} needs a task_id")
+        return conditions
+    conditions.append(ti.task_id == task_id)
+    if map_index is not None:
+        conditions.append(ti.map_index == map_index)
+    if not session.scalar(select(exists().where(*conditions))):
+        raise _no_instance(session, run, task_id, -1 if map_index is None else map_index)
+    return conditions
+
+
+def _no_instance(session: Session, run: DagRun, task_id: str, map_index: int) -> NotFoundError:
+    """The error that tells a task that is not there from a map index that it has not."""
+    ti = models.TaskInstance
+    where = f"run {run.run_id!r} of dag {run.dag_id!r}"
+    first, last = session.execute(
+        select(func.min(ti.map_index), func.max(ti.map_index)).where(ti.run_pk == run.pk, ti.task_id == task_id)
+    ).one()
+    if first is None:
+        known = sorted(set(session.scalars(select(ti.task_id).where(ti.run_pk == run.pk))))
+        message = f"{where} has no task {task_id!r}{did_you_mean(task_id, known)}"
+    elif first == -1:
+        message = f"{where}: task {task_id!r} was not expanded; it has no map index {map_index}"
+    else:
+        message = f"{where}: task {task_id!r} was expanded; name one of its map indexes, 0 to {last}"
+    return NotFoundError(message, identifier=task_id)
 
 
 def _instance_view(row: models.TaskInstance) -> TaskInstanceInfo:
@@ -464,6 +533,9 @@ def _instance_view(row: models.TaskInstance) -> TaskInstanceInfo:
         started_at=row.started_at,
         ended_at=row.ended_at,
         due_at=row.due_at,
+        rendered_map_index=row.rendered_map_index,
+        pool=row.pool,
+        reschedules=row.reschedules,
         pk=row.id,
     )
 

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -135,6 +136,7 @@ class DagRun(Base):
         UniqueConstraint("dag_pk", "run_id"),
         Index(None, "run_id"),
         Index(None, "dag_pk", "created_at"),
+        Index(None, "dag_pk", "logical_date"),
         Index(None, "state"),
         Index(None, "executor_pk", "state"),
         {"sqlite_autoincrement": True},  # a key is never used again: a late result must not find another run
@@ -161,12 +163,18 @@ class TaskInstance(Base):
     """A task in a run: where it stands, and its latest try. Created with the run, all of them."""
 
     __tablename__ = "liteflow_task_instance"
-    __table_args__ = (UniqueConstraint("run_pk", "task_id", "map_index"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        UniqueConstraint("run_pk", "task_id", "map_index"),
+        # Holds only what takes slots of a pool now, however many task instances there are.
+        Index(None, "pool", sqlite_where=text("pool IS NOT NULL AND state = 'running'")),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     run_pk: Mapped[int] = mapped_column(ForeignKey("liteflow_dag_run.id", ondelete="CASCADE"))
     task_id: Mapped[str] = mapped_column(String(250))
     map_index: Mapped[int] = mapped_column(Integer, default=-1)
+    """-1: not mapped, or not expanded yet; else 0, 1, ..."""
     upstream: Mapped[str] = mapped_column(Text, default="[]")
     """A JSON list of task ids: the edges into it, as they were in this run."""
     trigger_rule: Mapped[str] = mapped_column(String(40))
@@ -183,10 +191,18 @@ class TaskInstance(Base):
     error: Mapped[str | None] = mapped_column(Text)
     """Of the latest try: the error's last line."""
     due_at: Mapped[datetime | None] = mapped_column(UtcMicroseconds)
-    """When a retry is due."""
+    """When a retry is due, or a sensor's next look."""
     started_at: Mapped[datetime | None] = mapped_column(UtcMicroseconds)
-    """When the latest try began to run in its slot."""
+    """When the latest try began to run in its slot; of a rescheduled sensor, its first look."""
     ended_at: Mapped[datetime | None] = mapped_column(UtcMicroseconds)
+    pool: Mapped[str | None] = mapped_column(String(250))
+    """The pool that it takes slots of while it runs."""
+    pool_slots: Mapped[int | None] = mapped_column(Integer)
+    """How many; NULL without a pool."""
+    rendered_map_index: Mapped[str | None] = mapped_column(Text)
+    """The label of a mapped task instance, made by its task's `map_index_template`."""
+    reschedules: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
+    """How many times the latest try gave its slot back to look again later, and went on."""
 
 
 class TaskTry(Base):
@@ -247,3 +263,20 @@ class Pool(Base):
     name: Mapped[str] = mapped_column(String(250), unique=True)
     slots: Mapped[int] = mapped_column(Integer)
     description: Mapped[str | None] = mapped_column(Text)
+
+
+class Callback(Base):
+    """A callback that is due and has not ended. It goes when it has, so that each is called at least once."""
+
+    __tablename__ = "liteflow_callback"
+    __table_args__ = (Index(None, "run_pk"), Index(None, "task_instance_pk"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_pk: Mapped[int] = mapped_column(ForeignKey("liteflow_dag_run.id", ondelete="CASCADE"))
+    task_instance_pk: Mapped[int | None] = mapped_column(ForeignKey("liteflow_task_instance.id", ondelete="CASCADE"))
+    """NULL for a callback of the dag that no task instance brought about."""
+    try_number: Mapped[int | None] = mapped_column(Integer)
+    """The try that brought it about."""
+    kind: Mapped[str] = mapped_column(String(40))
+    """`on_failure`, `dag_on_failure`, ..."""
+    created_at: Mapped[datetime] = mapped_column(UtcMicroseconds)

@@ -13,18 +13,16 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from sqlalchemy import Table, bindparam, func, insert, or_, select, text, update
+from sqlalchemy import bindparam, case, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from liteflow.states import EndReason, RunState, TaskInstanceState, sources_of
 from liteflow.storage.models import DagModel, DagRun, ExecutorRecord, LogRecord, TaskInstance, TaskTry, XCom
+from liteflow.storage.statements import changed, in_groups, next_keys, table_of
 
 _S = TaskInstanceState
 
 _MOST_LEVEL = 2**31 - 1
-
-IDS_PER_STATEMENT = 500
-"""How many ids stand in one IN list: well below SQLite's limit of bound values."""
 
 
 class DagFacts(NamedTuple):
@@ -44,6 +42,10 @@ class TaskFacts(NamedTuple):
     task_id: str
     upstream: Sequence[str]
     trigger_rule: str
+    map_indexes: range = range(-1, 0)
+    """A row for each: only -1 when it is not mapped, or over something whose length only the run will tell."""
+    pool: str | None = None
+    pool_slots: int = 1
 
 
 class ExistingRun(NamedTuple):
@@ -68,6 +70,8 @@ class TryEnded(NamedTuple):
     started_us: int | None
     ended_us: int | None
     due_us: int | None
+    rendered_map_index: str | None = None
+    """The label of a mapped task instance; None leaves the one that it has."""
 
 
 def text_for_database(text: str) -> str:
@@ -122,7 +126,7 @@ def create_run(
     executor_pk: int | None,
     now_us: int,
 ) -> tuple[int, list[int]]:
-    """Insert a queued run with all of its task instances; returns their keys, in the order of `tasks`.
+    """Insert a queued run with all of its task instances; returns their keys, by the order of `tasks` and map index.
 
     `executor_pk` is the service that will drive it: when that dies first, the run is seen to be interrupted.
     """
@@ -137,28 +141,63 @@ def create_run(
         "created_at": now_us,
     }
     run_pk = int(session.execute(insert(DagRun).values(run).returning(DagRun.id)).scalar_one())
-    first = (session.scalar(_LAST_INSTANCE) or 0) + 1
-    pks = list(range(first, first + len(tasks)))
-    if tasks:
-        session.execute(
-            insert(_table(TaskInstance)),
-            [
-                {
-                    "id": pk,
-                    "run_pk": run_pk,
-                    "task_id": task.task_id,
-                    "map_index": -1,
-                    "upstream": json.dumps(list(task.upstream)) if task.upstream else "[]",
-                    "trigger_rule": task.trigger_rule,
-                    "state": _S.PENDING,
-                    "generation": 0,
-                    "try_number": 0,
-                    "crashes": 0,
-                }
-                for pk, task in zip(pks, tasks, strict=True)
-            ],
+    rows = [row for task in tasks for row in _instance_rows(run_pk, task, task.map_indexes)]
+    return run_pk, _insert_instances(session, rows)
+
+
+def expand_instance(session: Session, run_pk: int, pk: int, task: TaskFacts, count: int) -> list[int]:
+    """Make `count` task instances (1 or more) of one whose length is known now; returns their keys by map index.
+
+    The row `pk` becomes map index 0 and keeps its state; the others are added as pending. Nothing happens and the list
+    is empty when the row is no unexpanded one of the run that still waits: somebody was first.
+    """
+    if count < 1:
+        raise ValueError(f"task {task.task_id!r} cannot be expanded into {count} task instances")
+    found = session.execute(
+        update(TaskInstance)
+        .where(
+            TaskInstance.id == pk,
+            TaskInstance.run_pk == run_pk,
+            TaskInstance.map_index == -1,
+            TaskInstance.state.in_(sources_of(_S.SKIPPED) - {_S.RUNNING}),
         )
-    return run_pk, pks
+        .values(map_index=0)
+        .returning(TaskInstance.generation)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if found is None:
+        return []
+    rows = _instance_rows(run_pk, task, range(1, count), generation=found.generation)
+    return [pk, *_insert_instances(session, rows)]
+
+
+def _instance_rows(run_pk: int, task: TaskFacts, map_indexes: range, generation: int = 0) -> list[dict[str, Any]]:
+    upstream = json.dumps(list(task.upstream)) if task.upstream else "[]"
+    return [
+        {
+            "run_pk": run_pk,
+            "task_id": task.task_id,
+            "map_index": map_index,
+            "upstream": upstream,
+            "trigger_rule": task.trigger_rule,
+            "state": _S.PENDING,
+            "generation": generation,
+            "try_number": 0,
+            "crashes": 0,
+            "pool": task.pool,
+            "pool_slots": None if task.pool is None else task.pool_slots,
+        }
+        for map_index in map_indexes
+    ]
+
+
+def _insert_instances(session: Session, rows: list[dict[str, Any]]) -> list[int]:
+    pks = list(next_keys(session, TaskInstance, len(rows)))
+    for pk, row in zip(pks, rows, strict=True):
+        row["id"] = pk
+    if rows:
+        session.execute(_INSERT_INSTANCE, rows)
+    return pks
 
 
 def own_run(session: Session, run_pk: int, executor_pk: int, now_us: int) -> bool:
@@ -168,7 +207,7 @@ def own_run(session: Session, run_pk: int, executor_pk: int, now_us: int) -> boo
         .where(DagRun.id == run_pk, DagRun.state == RunState.QUEUED)
         .values(state=RunState.RUNNING, executor_pk=executor_pk, started_at=now_us)
     )
-    return _changed(result) == 1
+    return changed(result) == 1
 
 
 def owned_runs(session: Session, executor_pk: int) -> set[int]:
@@ -178,9 +217,7 @@ def owned_runs(session: Session, executor_pk: int) -> set[int]:
 
 def existing_runs(session: Session, pks: Iterable[int]) -> set[int]:
     """Which of the runs have not been deleted."""
-    return {
-        pk for some in _in_groups(list(pks)) for pk in session.scalars(select(DagRun.id).where(DagRun.id.in_(some)))
-    }
+    return {pk for some in in_groups(list(pks)) for pk in session.scalars(select(DagRun.id).where(DagRun.id.in_(some)))}
 
 
 def cancel_requested(session: Session, executor_pk: int) -> list[int]:
@@ -208,7 +245,7 @@ def request_cancel(session: Session, run_pk: int, now_us: int) -> RunState:
         .where(DagRun.id == run_pk, DagRun.state == RunState.QUEUED)
         .values(state=RunState.FAILED, end_reason=EndReason.CANCELLED, ended_at=now_us)
     )
-    if _changed(ended):
+    if changed(ended):
         session.execute(
             update(TaskInstance)
             .where(TaskInstance.run_pk == run_pk, TaskInstance.state.in_(sources_of(_S.SKIPPED) - {_S.RUNNING}))
@@ -227,7 +264,7 @@ def end_run(session: Session, run_pk: int, state: RunState, reason: EndReason | 
 def claim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -> None:
     """Begin tries: pairs of a task instance's key and the number of the try. The try before, if any, is kept."""
     again = [pk for pk, try_number in rows if try_number > 1]
-    for some in _in_groups(again):
+    for some in in_groups(again):
         session.execute(
             insert(TaskTry).from_select(
                 [
@@ -259,6 +296,19 @@ def claim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -
         )
 
 
+def reclaim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -> None:
+    """Go on with tries that gave their slot back: pairs of a task instance's key and the number of the try.
+
+    It stays the same try with the same beginning, and one more of its `reschedules` is counted. A task instance that
+    is neither queued nor up_for_reschedule, or is at another try, is left as it is.
+    """
+    if rows:
+        session.connection().execute(
+            _RECLAIM,
+            [{"pk": pk, "number": number, "executor": executor_pk} for pk, number in rows],
+        )
+
+
 def record_changes(
     session: Session, rows: Sequence[tuple[int, TaskInstanceState, EndReason | None]], now_us: int
 ) -> None:
@@ -273,8 +323,14 @@ def record_changes(
         session.connection().execute(_CHANGE, others)
 
 
+def record_errors(session: Session, rows: Sequence[tuple[int, str]]) -> None:
+    """Why task instances changed without a try, where there is more to say than the reason: key, text."""
+    if rows:
+        session.connection().execute(_ERROR, [{"pk": pk, "text": text_for_database(error)} for pk, error in rows])
+
+
 def record_started(session: Session, rows: Sequence[tuple[int, int, int]], executor_pk: int) -> None:
-    """Tries that began to run: key, try number, microseconds."""
+    """Tries that began to run: key, try number, microseconds. One that was rescheduled keeps its first beginning."""
     if rows:
         session.connection().execute(
             _STARTED,
@@ -283,7 +339,10 @@ def record_started(session: Session, rows: Sequence[tuple[int, int, int]], execu
 
 
 def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -> set[int]:
-    """Tries that are over; returns the keys of those that had been taken over, which are left as they are."""
+    """Tries that are over, or give their slot back; returns the keys of those that had been taken over.
+
+    Those are left as they are. A try that was rescheduled keeps its first beginning.
+    """
     if not rows:
         return set()
     result = session.connection().execute(
@@ -299,15 +358,16 @@ def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -
                 "began": row.started_us,
                 "ended": row.ended_us,
                 "due": row.due_us,
+                "label": None if row.rendered_map_index is None else text_for_database(row.rendered_map_index),
             }
             for row in rows
         ],
     )
-    if _changed(result) == len(rows):
+    if changed(result) == len(rows):
         return set()
     wanted = {row.pk: row for row in rows}
     lost = set(wanted)
-    for some in _in_groups(list(wanted)):
+    for some in in_groups(list(wanted)):
         for pk, state, number, executor in session.execute(
             select(TaskInstance.id, TaskInstance.state, TaskInstance.try_number, TaskInstance.executor_pk).where(
                 TaskInstance.id.in_(some)
@@ -341,7 +401,7 @@ def store_xcoms(session: Session, rows: Sequence[tuple[int, str, str, bytes]]) -
 def fetch_xcoms(session: Session, pks: Iterable[int]) -> dict[tuple[int, str], tuple[str, bytes]]:
     """All XComs of the task instances: (task instance's key, key) to (encoding, data)."""
     found: dict[tuple[int, str], tuple[str, bytes]] = {}
-    for some in _in_groups(list(pks)):
+    for some in in_groups(list(pks)):
         for pk, key, encoding, data in session.execute(
             select(XCom.task_instance_pk, XCom.key, XCom.encoding, XCom.value).where(XCom.task_instance_pk.in_(some))
         ):
@@ -384,22 +444,6 @@ def end_executor(session: Session, pk: int, now_us: int) -> None:
     session.execute(update(ExecutorRecord).where(ExecutorRecord.id == pk).values(ended_at=now_us))
 
 
-def _table(model: Any) -> Table:
-    """The plain table: statements of many rows go past the ORM."""
-    table = model.__table__
-    assert isinstance(table, Table)
-    return table
-
-
-def _changed(result: Any) -> int:
-    return int(result.rowcount)
-
-
-def _in_groups(pks: list[int]) -> Iterable[list[int]]:
-    for start in range(0, len(pks), IDS_PER_STATEMENT):
-        yield pks[start : start + IDS_PER_STATEMENT]
-
-
 def _may_become(*targets: TaskInstanceState, beside: TaskInstanceState | None = None) -> Any:
     """The guard of an update: the row is in a state from which one of `targets` may be entered.
 
@@ -409,7 +453,7 @@ def _may_become(*targets: TaskInstanceState, beside: TaskInstanceState | None = 
     return or_(*(_TI.c.state == state for state in sorted(sources)))
 
 
-_TI = _table(TaskInstance)
+_TI = table_of(TaskInstance)
 
 _CLAIM = (
     update(_TI)
@@ -424,6 +468,24 @@ _CLAIM = (
         due_at=None,
         started_at=None,
         ended_at=None,
+        reschedules=0,
+    )
+)
+_RECLAIM = (
+    update(_TI)
+    .where(
+        _TI.c.id == bindparam("pk"),
+        _TI.c.try_number == bindparam("number"),
+        or_(_TI.c.state == _S.QUEUED, _TI.c.state == _S.UP_FOR_RESCHEDULE),
+    )
+    .values(
+        state=_S.RUNNING,
+        executor_pk=bindparam("executor"),
+        end_reason=None,
+        error=None,
+        due_at=None,
+        ended_at=None,
+        reschedules=_TI.c.reschedules + 1,
     )
 )
 _CHANGE = (
@@ -434,6 +496,7 @@ _CHANGE = (
     )
     .values(state=bindparam("new"), end_reason=bindparam("why"), ended_at=bindparam("ended"), due_at=None)
 )
+_ERROR = update(_TI).where(_TI.c.id == bindparam("pk"), _TI.c.state != _S.RUNNING).values(error=bindparam("text"))
 _QUEUE = (
     update(_TI)
     .where(_TI.c.id == bindparam("pk"), _may_become(_S.QUEUED, beside=_S.RUNNING))
@@ -445,13 +508,19 @@ _MINE = (
     _TI.c.try_number == bindparam("number"),
     _TI.c.state == _S.RUNNING,
 )
-# The highest key that was ever given, also to rows that are deleted.
-_LAST_INSTANCE = text("SELECT seq FROM sqlite_sequence WHERE name = 'liteflow_task_instance'")
-_INSERT_XCOM = insert(_table(XCom))
-_INSERT_LOGRECORD = insert(_table(LogRecord))
-_RUN = _table(DagRun)
+_INSERT_INSTANCE = insert(_TI)
+_INSERT_XCOM = insert(table_of(XCom))
+_INSERT_LOGRECORD = insert(table_of(LogRecord))
+_RUN = table_of(DagRun)
 _OWNED = select(_RUN.c.id).where(_RUN.c.executor_pk == bindparam("executor"), _RUN.c.state == RunState.RUNNING)
-_STARTED = update(_TI).where(*_MINE).values(started_at=bindparam("at"))
+
+
+def _beginning(name: str) -> Any:
+    """What `started_at` becomes: the bound value, unless the try began before it was rescheduled."""
+    return case((_TI.c.reschedules > 0, func.coalesce(_TI.c.started_at, bindparam(name))), else_=bindparam(name))
+
+
+_STARTED = update(_TI).where(*_MINE).values(started_at=_beginning("at"))
 _ENDED = (
     update(_TI)
     .where(*_MINE)
@@ -459,8 +528,9 @@ _ENDED = (
         state=bindparam("new"),
         end_reason=bindparam("why"),
         error=bindparam("text"),
-        started_at=bindparam("began"),
+        started_at=_beginning("began"),
         ended_at=bindparam("ended"),
         due_at=bindparam("due"),
+        rendered_map_index=func.coalesce(bindparam("label"), _TI.c.rendered_map_index),
     )
 )

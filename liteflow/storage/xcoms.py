@@ -1,8 +1,9 @@
 """XCom values as bytes, and back.
 
-Three encodings. `json`: plain JSON, in which what JSON does not have is written as an object with the one key `$`
+Four encodings. `json`: plain JSON, in which what JSON does not have is written as an object with the one key `$`
 and a tag. `bytes`: a bytes object as it is. `pickle`: protocol 5, for everything else. Only exact types are written
-as JSON, so that what comes back has the type that went in.
+as JSON, so that what comes back has the type that went in. `items`: what other tasks are mapped over, each item in an
+encoding of its own, so that the items can be counted and handed out without decoding any of them.
 
 Classes and functions of a dag file are named by the file, never by `__main__`, so that any process can find them.
 This module must not import SQLAlchemy: workers use it.
@@ -16,19 +17,23 @@ import json
 import math
 import os
 import pickle
+import struct
 import sys
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
+from itertools import accumulate
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from liteflow.authoring.dagfile import file_of_module, importable_name, load_file
+from liteflow.authoring.xcomarg import as_items
 from liteflow.errors import XComDecodeError, XComEncodeError
 
 JSON = "json"
 BYTES = "bytes"
 PICKLE = "pickle"
+ITEMS = "items"
 
 LARGEST_JSON_BYTES = 64 * 1024
 """A bytes object inside a container that is longer than this makes the whole value a pickle: base64 is a third more."""
@@ -92,6 +97,8 @@ def decode(encoding: str, data: bytes) -> Any:
             return bytes(data)
         if encoding == PICKLE:
             return _Unpickler(io.BytesIO(data)).load()
+        if encoding == ITEMS:
+            return _decode_items(EncodedItems(data))
     except Exception as error:
         raise XComDecodeError(
             f"a stored value ({encoding}, {size_text(len(data))}) cannot be read here: {_why(error)}. "
@@ -102,6 +109,8 @@ def decode(encoding: str, data: bytes) -> Any:
 
 def preview(encoding: str, data: bytes, *, length: int = 2000) -> str:
     """The value as text for people, cut to `length` characters. Never unpickles and never imports anything."""
+    if encoding == ITEMS:
+        return _preview_items(EncodedItems(data), length)
     if encoding != JSON:
         return f"<{encoding}, {size_text(len(data))}>"
     if len(data) > length:
@@ -113,6 +122,14 @@ def preview(encoding: str, data: bytes, *, length: int = 2000) -> str:
         return data.decode("utf-8", "replace")
 
 
+def plain_json(encoding: str, data: bytes) -> Any:
+    """The value as JSON has it, tags and all, for programs; None where a pickle or bytes would have to be opened."""
+    if encoding == ITEMS:
+        items = EncodedItems(data)
+        return [plain_json(*items.item(number)) for number in range(len(items))]
+    return json.loads(data) if encoding == JSON else None
+
+
 def size_text(size_bytes: int) -> str:
     """A size for people: `17 B`, `1.2 MB`."""
     size = float(size_bytes)
@@ -121,6 +138,77 @@ def size_text(size_bytes: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+# Item by item
+
+_HEAD = struct.Struct("!Q")
+
+
+class EncodedItems:
+    """A list, tuple or dict whose items are encoded one by one; of a dict they are pairs of key and value."""
+
+    def __init__(self, data: bytes) -> None:
+        (size,) = _HEAD.unpack_from(data)
+        self._data = data
+        header = json.loads(data[_HEAD.size : _HEAD.size + size])
+        self.kind: str = header["kind"]
+        """`list`, `tuple` or `dict`: what it is made into again."""
+        self._encodings: list[str] = header["encodings"]
+        self._ends = list(accumulate(header["sizes"], initial=_HEAD.size + size))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def encoding(self, number: int) -> str:
+        """How one item is encoded."""
+        return self._encodings[number] if len(self._encodings) > 1 else self._encodings[0]
+
+    def item(self, number: int) -> Encoded:
+        """One item, still encoded."""
+        return Encoded(self.encoding(number), self._data[self._ends[number] : self._ends[number + 1]])
+
+
+def encode_items(value: Any) -> Encoded:
+    """A sequence or mapping item by item. Raises XComEncodeError for what has no items to map over."""
+    try:
+        items = as_items(value)
+    except TypeError as error:
+        raise XComEncodeError(f"{error}: another task is mapped over what this one returns") from None
+    kind = "dict" if isinstance(value, Mapping) else "tuple" if type(value) is tuple else "list"
+    encoded = [encode(one) for one in items]
+    encodings = [one.encoding for one in encoded]
+    if len(set(encodings)) == 1:  # the usual case, and a shorter header
+        encodings = encodings[:1]
+    header = {"kind": kind, "encodings": encodings, "sizes": [len(one.data) for one in encoded]}
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    data = b"".join([_HEAD.pack(len(text)), text, *(one.data for one in encoded)])
+    if len(data) > LARGEST_VALUE_BYTES:
+        raise XComEncodeError(
+            f"{len(items)} items take {size_text(len(data))}, and SQLite holds no more than "
+            f"{size_text(LARGEST_VALUE_BYTES)}. Write them to files and return the paths"
+        )
+    return Encoded(ITEMS, data)
+
+
+def _decode_items(items: EncodedItems) -> Any:
+    values = [decode(*items.item(number)) for number in range(len(items))]
+    if items.kind == "dict":
+        return dict(values)
+    return tuple(values) if items.kind == "tuple" else values
+
+
+def _preview_items(items: EncodedItems, length: int) -> str:
+    """As the list would be written, as far as there is room."""
+    parts: list[str] = []
+    room = length
+    for number in range(len(items)):
+        parts.append(preview(*items.item(number), length=max(room, 20)))
+        room -= len(parts[-1]) + 1
+        if room <= 0 and number + 1 < len(items):
+            parts.append(f"... <{len(items)} items>")
+            break
+    return f"[{','.join(parts)}]"
 
 
 def _why(error: BaseException) -> str:
@@ -470,6 +558,14 @@ def _pickle(value: Any) -> bytes:
             "Return plain data, or give the class a __reduce__ that works"
         ) from error
     return data
+
+
+def pickle_exception(error: BaseException) -> bytes | None:
+    """The exception as it can travel to a callback; None if it cannot."""
+    try:
+        return _pickle(error)
+    except XComEncodeError:
+        return None
 
 
 def _type_name(value: Any) -> str:

@@ -156,3 +156,110 @@ def test_a_queued_run_can_be_drawn_and_cancelled(db: str) -> None:
     assert {(one.state, one.end_reason) for one in run.task_instances()} == {("skipped", "cancelled")}
     run.cancel()
     assert run.refresh().ended_at == run.ended_at, "a run that is over stays as it is"
+
+
+@pytest.fixture
+def mapped(db: str) -> Dag:
+    """A run whose task `each` was expanded behind `last`, by hand: states and values as an executor writes them."""
+    from liteflow.storage import recording
+
+    database = open_database(db, create=True, pooled=False)
+    with database.write() as session:
+        me = recording.record_executor(session, "token", "host", None, 1)
+        dag_pk = recording.record_dag(session, recording.DagFacts("mapped", None, (), "{}", None, "x"), 1)
+        each = recording.TaskFacts("each", ["first"], "all_success", pool="api", pool_slots=2)
+        run_pk, (first, pk, last) = recording.create_run(
+            session,
+            dag_pk,
+            run_id="m",
+            logical_date=models.from_microseconds(1),
+            params_json="{}",
+            structure_digest="x",
+            tasks=[
+                recording.TaskFacts("first", [], "all_success"),
+                each,
+                recording.TaskFacts("last", ["each"], "all_done"),
+            ],
+            executor_pk=me,
+            now_us=1,
+        )
+        pks = recording.expand_instance(session, run_pk, pk, each, 4)
+        recording.claim(session, [(one, 1) for one in [first, *pks]], me)
+        failed = TryEnded(pks[2], 1, TaskInstanceState.FAILED, EndReason.ERROR, "no", 1, 2, None)
+        record_ended(
+            session,
+            [
+                failed,
+                *(
+                    TryEnded(one, 1, TaskInstanceState.SUCCESS, None, None, 1, 2, None, f"label {one - first}")
+                    for one in (first, pks[0], pks[1], pks[3])
+                ),
+            ],
+            me,
+        )
+        values = {first: b"1", pks[3]: b"13", pks[0]: b"10", pks[2]: b"12"}
+        recording.store_xcoms(session, [(one, "return_value", "json", value) for one, value in values.items()])
+        lines = [(pks[3], "three"), (pks[0], "zero"), (last, "end")]
+        recording.store_logs(session, [(one, 1, 1, None, None, text) for one, text in lines])
+    database.close()
+    return Dag.load("mapped", db)
+
+
+def test_an_expanded_task_stands_where_it_stood_before(mapped: Dag) -> None:
+    found = [(one.task_id, one.map_index) for one in mapped.latest_run().task_instances()]
+    assert found == [("first", -1), ("each", 0), ("each", 1), ("each", 2), ("each", 3), ("last", -1)]
+
+
+def test_a_mapped_task_instance(mapped: Dag) -> None:
+    one = mapped.latest_run().task_instance("each", 0)
+    assert (one.rendered_map_index, one.pool, one.reschedules) == ("label 1", "api", 0)
+    plain = mapped.latest_run().task_instance("last")
+    assert (plain.rendered_map_index, plain.pool, plain.reschedules) == (None, None, 0)
+
+
+def test_the_values_of_an_expanded_task_are_a_list(mapped: Dag) -> None:
+    run = mapped.latest_run()
+    assert run.xcom("each") == [10, None, 13], "of the successful ones, with None for the one that gave nothing"
+    assert run.xcom("each", raw=True) == [b"10", None, b"13"]
+    assert run.xcom("each", "no such key") == [None, None, None]
+    assert [run.xcom("each", map_index=index) for index in range(4)] == [10, None, 12, 13]
+    assert run.xcom("each", map_index=3, raw=True) == b"13"
+    assert run.xcom("first") == 1
+    assert run.xcom("last") is None
+
+
+def test_xcoms_and_logs_of_a_mapped_task_are_those_of_all_its_instances(mapped: Dag) -> None:
+    run = mapped.latest_run()
+    assert [(one.map_index, one.data) for one in run.xcoms("each")] == [(0, b"10"), (2, b"12"), (3, b"13")]
+    assert [one.task_id for one in run.xcoms()] == ["first", "each", "each", "each"]
+    assert [(one.map_index, one.message) for one in run.logs("each")] == [(3, "three"), (0, "zero")]
+    assert [one.message for one in run.logs("each", 3)] == ["three"]
+    assert run.logs("each", map_index=1) == []
+    assert [one.message for one in run.logs()] == ["three", "zero", "end"]
+
+
+def test_a_map_index_that_there_is_not(mapped: Dag) -> None:
+    run = mapped.latest_run()
+    for look in (
+        lambda: run.xcom("each", map_index=4),
+        lambda: run.logs("each", 4),
+        lambda: run.task_instance("each", 4),
+        lambda: run.task_instance("each"),
+    ):
+        with pytest.raises(NotFoundError, match="task 'each' was expanded; name one of its map indexes, 0 to 3"):
+            look()
+    for look in (lambda: run.xcom("first", map_index=0), lambda: run.logs("first", 0)):
+        with pytest.raises(NotFoundError, match="task 'first' was not expanded; it has no map index 0"):
+            look()
+    for look in (lambda: run.logs("eahc"), lambda: run.xcoms("eahc"), lambda: run.xcom("eahc", map_index=1)):
+        with pytest.raises(NotFoundError, match="has no task 'eahc' \\(did you mean 'each'"):
+            look()
+    with pytest.raises(ValueError, match="map_index=1 needs a task_id"):
+        run.logs(map_index=1)
+
+
+def test_a_cancel_leaves_the_instances_of_a_mapped_task_that_are_over(mapped: Dag) -> None:
+    run = mapped.latest_run()
+    run.cancel()
+    states = [one.state for one in run.task_instances()]
+    assert states == ["success", "success", "success", "failed", "success", "skipped"]

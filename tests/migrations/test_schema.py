@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +33,50 @@ def schema_rows(path: str) -> list[tuple[str, str, str | None]]:
     return sorted((kind, name, sql or "") for kind, name, sql in rows) + version
 
 
+def shape(path: str) -> dict[str, Any]:
+    """What the schema means, whatever the words are in which SQLite keeps it.
+
+    An added column stands elsewhere in the text of its table than one that was created with it.
+    """
+    connection = sqlite3.connect(path)
+    try:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {
+            "tables": {
+                name: {
+                    # number, name, type, notnull, default, place in the primary key
+                    "columns": connection.execute(f"PRAGMA table_info({name})").fetchall(),
+                    "foreign keys": sorted(row[2:] for row in connection.execute(f"PRAGMA foreign_key_list({name})")),
+                    "unique": sorted(unique_columns(connection, name)),
+                }
+                for name in tables
+            },
+            "indexes": dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index'").fetchall()),
+            "constraint names": sorted(
+                word
+                for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table'")
+                for word in re.findall(r"CONSTRAINT (\w+)", sql or "")
+            ),
+            "autoincrement": connection.execute(
+                "SELECT name FROM sqlite_master WHERE sql LIKE '%AUTOINCREMENT%' ORDER BY name"
+            ).fetchall(),
+            "others": connection.execute(
+                "SELECT type, name, sql FROM sqlite_master WHERE type NOT IN ('table', 'index')"
+            ).fetchall(),
+            "version": connection.execute(f"SELECT * FROM {schema.VERSION_TABLE}").fetchall(),
+        }
+    finally:
+        connection.close()
+
+
+def unique_columns(connection: sqlite3.Connection, table: str) -> list[tuple[str, ...]]:
+    return [
+        tuple(column for _, _, column in connection.execute(f"PRAGMA index_info({index})"))
+        for _, index, unique, *_ in connection.execute(f"PRAGMA index_list({table})")
+        if unique
+    ]
+
+
 def contents(path: str) -> bytes:
     return Path(path).read_bytes()
 
@@ -39,8 +85,14 @@ def test_a_created_database_is_the_same_as_a_migrated_one(tmp_path: Path) -> Non
     created, migrated = str(tmp_path / "created.db"), str(tmp_path / "migrated.db")
     schema.open_database(created, create=True).close()
     schema.upgrade(migrated)
-    assert schema_rows(created) == schema_rows(migrated)
-    assert len(schema_rows(created)) > 15
+    assert shape(created) == shape(migrated)
+    assert len(shape(created)["tables"]) > 10
+    assert len(shape(created)["indexes"]) > 10
+    assert {name for (name,) in shape(created)["autoincrement"]} == {
+        "liteflow_callback",
+        "liteflow_dag_run",
+        "liteflow_task_instance",
+    }
 
 
 def test_the_head_that_is_built_in_is_the_migrations_head() -> None:
@@ -79,15 +131,13 @@ def test_a_missing_database_is_not_created_by_looking(db: str) -> None:
     assert not os.path.exists(db)
 
 
-def test_an_older_database_is_refused_with_the_command_that_upgrades_it(
-    db: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    schema.upgrade(db)
-    monkeypatch.setattr(schema, "HEAD", "0002")
+@pytest.mark.parametrize("revision", schema.known_revisions()[:-1])
+def test_an_older_database_is_refused_with_the_command_that_upgrades_it(db: str, revision: str) -> None:
+    schema.upgrade(db, revision)
     before = contents(db)
     with pytest.raises(SchemaOutdatedError, match=f"liteflow db upgrade --db {db}") as caught:
         schema.open_database(db, create=True)
-    assert (caught.value.found, caught.value.needed) == ("0001", "0002")
+    assert (caught.value.found, caught.value.needed) == (revision, schema.HEAD)
     assert contents(db) == before
 
 
@@ -140,12 +190,12 @@ def test_upgrade_backs_up_what_is_there(db: str) -> None:
     connection.commit()
     connection.close()
     change = schema.downgrade(db, "base")
-    assert (change.before, change.after) == ("0001", None)
+    assert (change.before, change.after) == (schema.HEAD, None)
     assert change.backup is not None
     copy = sqlite3.connect(change.backup)
     assert copy.execute("SELECT name FROM liteflow_pool").fetchall() == [("kept",)]
     copy.close()
-    assert schema.upgrade(db).after == "0001"
+    assert schema.upgrade(db).after == schema.HEAD
 
 
 def test_a_migration_that_fails_in_the_middle_leaves_nothing(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,11 +260,12 @@ def test_the_commands(tmp_path: Path) -> None:
     assert (missing.returncode, missing.stdout) == (3, "")
     assert "liteflow db upgrade" in missing.stderr
     assert liteflow("db", "upgrade", cwd=tmp_path).returncode == 0
-    assert liteflow("db", "current", cwd=tmp_path).stdout == "0001 (head)\n"
-    assert liteflow("db", "history", cwd=tmp_path).stdout.splitlines()[1].startswith("0001 ")
+    assert liteflow("db", "current", cwd=tmp_path).stdout == f"{schema.HEAD} (head)\n"
+    listed = liteflow("db", "history", cwd=tmp_path).stdout.splitlines()[1:]
+    assert [line.split()[0] for line in listed] == schema.known_revisions()
     assert liteflow("db", "check", cwd=tmp_path).returncode == 0
     down = liteflow("db", "downgrade", "base", "--yes", cwd=tmp_path)
-    assert (down.returncode, "backup: liteflow.db.0001." in down.stderr) == (0, True), down.stderr
+    assert (down.returncode, f"backup: liteflow.db.{schema.HEAD}." in down.stderr) == (0, True), down.stderr
     outdated = liteflow("runs", cwd=tmp_path)
     assert (outdated.returncode, outdated.stderr.count("\n")) == (3, 1)
     assert "liteflow db upgrade" in outdated.stderr

@@ -1,0 +1,66 @@
+"""Callbacks that are due: written in the transaction that makes them due, deleted when they have ended.
+
+What is still here when its executor is gone is called again by the next one, so that each is called at least once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.orm import Session
+
+from liteflow.storage.models import Callback
+from liteflow.storage.statements import in_groups, next_keys, table_of
+
+
+class CallbackFacts(NamedTuple):
+    """A callback that is due."""
+
+    run_pk: int
+    kind: str
+    """`on_failure`, `dag_on_failure`, ...: at most 40 characters."""
+    task_instance_pk: int | None = None
+    """None for one of the dag that no task instance brought about."""
+    try_number: int | None = None
+
+
+class DueCallback(NamedTuple):
+    """A callback that is due, as it is stored."""
+
+    id: int
+    kind: str
+    task_instance_pk: int | None
+    try_number: int | None
+
+
+def store_callbacks(session: Session, rows: Sequence[CallbackFacts], now_us: int) -> list[int]:
+    """Callbacks that are due now; returns their ids, in the order of `rows`."""
+    if not rows:
+        return []
+    ids = list(next_keys(session, Callback, len(rows)))
+    session.execute(
+        insert(_CALLBACK),
+        [{"id": key, **row._asdict(), "created_at": now_us} for key, row in zip(ids, rows, strict=True)],
+    )
+    return ids
+
+
+def delete_callbacks(session: Session, ids: Sequence[int]) -> None:
+    """Callbacks that have ended, well or not. An id that is gone is no mistake."""
+    for some in in_groups(ids):
+        session.execute(delete(_CALLBACK).where(_CALLBACK.c.id.in_(some)))
+
+
+def due_callbacks(session: Session, run_pk: int) -> list[DueCallback]:
+    """The callbacks of a run that have not ended, in the order in which they became due."""
+    rows = session.execute(
+        select(_CALLBACK.c.id, _CALLBACK.c.kind, _CALLBACK.c.task_instance_pk, _CALLBACK.c.try_number)
+        .where(_CALLBACK.c.run_pk == run_pk)
+        .order_by(_CALLBACK.c.id)
+    )
+    return [DueCallback(*row) for row in rows]
+
+
+_CALLBACK = table_of(Callback)

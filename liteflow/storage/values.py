@@ -1,0 +1,96 @@
+"""Values that tasks handed on, still encoded: what `xcom_pull` asks for, and what a reducer gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.orm import Session
+
+from liteflow.states import TaskInstanceState
+from liteflow.storage.models import DagModel, DagRun, TaskInstance, XCom
+from liteflow.storage.recording import text_for_database
+from liteflow.storage.statements import in_groups
+
+PulledXCom = tuple[str, int, str, bytes]
+"""Task id, map index, encoding, data."""
+
+
+def pull_xcoms(
+    session: Session,
+    *,
+    dag_id: str,
+    run_id: str,
+    task_ids: Sequence[str],
+    key: str,
+    map_indexes: Sequence[int] | None,
+    include_prior_dates: bool,
+    logical_date_us: int,
+) -> list[PulledXCom]:
+    """The values of that key, by the order of `task_ids` and then by map index; what is not there is left out.
+
+    `map_indexes`: only these, None for all. With `include_prior_dates` each task's values come from the latest run
+    that has any of them, among the dag's runs up to `logical_date_us` (microseconds, that date included); of runs with
+    the same logical date `run_id` counts first, then the one that was created last.
+    """
+    wanted = [DagModel.dag_id == dag_id, XCom.key == text_for_database(key)]
+    if map_indexes is not None:
+        # Written into the statement: there may be more of them than it can have bound values.
+        indexes: Any = bindparam(
+            "indexes", sorted({int(index) for index in map_indexes}), expanding=True, literal_execute=True
+        )
+        wanted.append(TaskInstance.map_index.in_(indexes))
+    ids = list(dict.fromkeys(task_ids))
+    found: dict[str, list[PulledXCom]] = {task_id: [] for task_id in ids}
+    if include_prior_dates:
+        for task_id in ids:
+            run_pk = session.scalar(
+                _joined(select(DagRun.id))
+                .where(TaskInstance.task_id == task_id, DagRun.logical_date <= logical_date_us, *wanted)
+                .order_by(DagRun.logical_date.desc(), (DagRun.run_id == run_id).desc(), DagRun.id.desc())
+                .limit(1)
+            )
+            if run_pk is not None:
+                found[task_id] = _pulled(session, TaskInstance.task_id == task_id, DagRun.id == run_pk, *wanted)
+    else:
+        for some in in_groups(ids):
+            for row in _pulled(session, TaskInstance.task_id.in_(some), DagRun.run_id == run_id, *wanted):
+                found[row[0]].append(row)
+    return [row for task_id in ids for row in found[task_id]]
+
+
+def _pulled(session: Session, *conditions: Any) -> list[PulledXCom]:
+    rows = session.execute(
+        _joined(select(TaskInstance.task_id, TaskInstance.map_index, XCom.encoding, XCom.value))
+        .where(*conditions)
+        .order_by(TaskInstance.map_index)
+    )
+    return [(task_id, map_index, encoding, data) for task_id, map_index, encoding, data in rows]
+
+
+def _joined(statement: Any) -> Any:
+    return (
+        statement.select_from(DagModel)
+        .join(DagRun, DagRun.dag_pk == DagModel.id)
+        .join(TaskInstance, TaskInstance.run_pk == DagRun.id)
+        .join(XCom, XCom.task_instance_pk == TaskInstance.id)
+    )
+
+
+def task_values(
+    session: Session, run_pk: int, task_id: str, key: str, map_index: int | None = None
+) -> list[tuple[int, TaskInstanceState, str | None, bytes | None]]:
+    """Map index, state, encoding and data of each instance of a task, by map index, in one query.
+
+    Encoding and data are None where nothing was handed on. `map_index`: only that one. Empty when there is no such
+    task instance.
+    """
+    one = [] if map_index is None else [TaskInstance.map_index == map_index]
+    rows = session.execute(
+        select(TaskInstance.map_index, TaskInstance.state, XCom.encoding, XCom.value)
+        .outerjoin(XCom, (XCom.task_instance_pk == TaskInstance.id) & (XCom.key == text_for_database(key)))
+        .where(TaskInstance.run_pk == run_pk, TaskInstance.task_id == task_id, *one)
+        .order_by(TaskInstance.map_index)
+    )
+    return [(index, state, encoding, data) for index, state, encoding, data in rows]
