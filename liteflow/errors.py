@@ -59,9 +59,15 @@ class InvalidOptionError(DagError, TypeError):
 
 
 class ParamError(LiteflowError, ValueError):
-    """A param of a run is unknown, is missing, or has a value that cannot be stored. Facts: `param`."""
+    """A param of a run is unknown, is missing, does not fit its schema, or cannot be stored. Facts: `param`."""
 
     param: str
+
+
+class PoolError(LiteflowError):
+    """A task is in a pool that there is not, or that is too small for it. Facts: `pool`."""
+
+    pool: str
 
 
 class TransportError(DagError):
@@ -158,6 +164,12 @@ class XComDecodeError(LiteflowError, ValueError):
     """A stored XCom cannot be turned back into its value in this process. `raw=True` gives the bytes."""
 
 
+class TemplateError(LiteflowError):
+    """A Jinja template among the arguments of a task cannot be rendered. Facts: `template`, its text."""
+
+    template: str
+
+
 class SkipTask(LiteflowError):
     """Raise this in a task to end it as `skipped`. Airflow's `AirflowSkipException`."""
 
@@ -177,4 +189,13 @@ class TaskKilled(BaseException):
 
     Not an `Exception`: `except Exception` must not catch it. Whoever catches it all the same is killed when the
     grace period (`kill_grace_s`) is over.
+    """
+
+
+class DagWarning(UserWarning):
+    """A dag is allowed, and its rules make of it what will surprise: the message says where, what and what to do.
+
+    Silence one with `warnings.filterwarnings("ignore", ".*task 'report'", DagWarning)`, all with
+    `warnings.simplefilter("ignore", DagWarning)`, before the dag is built. The pattern fits from the beginning of the
+    message, which is the file.
     """

@@ -1,12 +1,13 @@
 """The states of runs and task instances, and every change between them that is allowed.
 
 The words and their values are Airflow's, so that they carry over; `pending` is stored where Airflow has None. The
-tables below are the only place that lists states: guards, diagrams and documentation are made from them.
+tables below are the only place that lists states: guards, diagrams and documentation are made from them. So are the
+words for many task instances at once, which read the same wherever they are shown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 
@@ -136,3 +137,66 @@ def is_allowed(source: TaskInstanceState, target: TaskInstanceState) -> bool:
 def sources_of(target: TaskInstanceState) -> frozenset[TaskInstanceState]:
     """States from which `target` may be entered: the guard of every update that sets it."""
     return frozenset(source for source, nexts in TRANSITIONS.items() if target in nexts)
+
+
+AS_TOLD: tuple[TaskInstanceState, ...] = (
+    _S.SUCCESS,
+    _S.FAILED,
+    _S.UPSTREAM_FAILED,
+    _S.SKIPPED,
+    _S.REMOVED,
+    _S.RUNNING,
+    _S.UP_FOR_RETRY,
+    _S.UP_FOR_RESCHEDULE,
+    _S.QUEUED,
+    _S.PENDING,
+)
+"""The order in which counts are told: what is over, what goes on, what waits."""
+
+BY_URGENCY: tuple[TaskInstanceState, ...] = (
+    _S.FAILED,
+    _S.UPSTREAM_FAILED,
+    _S.RUNNING,
+    _S.UP_FOR_RETRY,
+    _S.UP_FOR_RESCHEDULE,
+    _S.QUEUED,
+    _S.PENDING,
+    _S.SUCCESS,
+    _S.SKIPPED,
+    _S.REMOVED,
+)
+"""What one most wants to know first: what went wrong, what goes on, what is still to come, what was done."""
+
+
+def most_urgent(states: Iterable[TaskInstanceState]) -> TaskInstanceState:
+    """The one state that stands for all of them. Raises ValueError when there is none."""
+    return min(states, key=BY_URGENCY.index)
+
+
+def counts_text(counts: Mapping[TaskInstanceState, int]) -> str:
+    """How many task instances are in which state: `9,990 success, 10 failed`. Empty when there are none."""
+    return ", ".join(f"{counts[state]:,} {state}" for state in AS_TOLD if counts.get(state))
+
+
+def mapped_name(task_id: str, count: int) -> str:
+    """A mapped task with the number of its instances: `add_one [10,000]`."""
+    return f"{task_id} [{count:,}]"
+
+
+def mapped_text(task_id: str, counts: Mapping[TaskInstanceState, int]) -> str:
+    """All instances of a mapped task in one line: `add_one [10,000]: 9,990 success, 10 failed`."""
+    return f"{mapped_name(task_id, sum(counts.values()))}: {counts_text(counts)}"
+
+
+def instance_name(task_id: str, map_index: int, label: str | None = None) -> str:
+    """One task instance: `add_one`, or `add_one[17]` when it is mapped, or `add_one[17 label]`."""
+    if map_index < 0:
+        return task_id
+    return f"{task_id}[{map_index}{' ' + label if label else ''}]"
+
+
+def run_text(state: RunState, failed_tasks: int) -> str:
+    """A run's state; `success, 1 task failed` where tasks failed and its leaves ended well all the same."""
+    if state is not RunState.SUCCESS or not failed_tasks:
+        return str(state)
+    return f"{state}, {failed_tasks:,} task{'' if failed_tasks == 1 else 's'} failed"

@@ -2,8 +2,14 @@
 
 from liteflow.authoring.context import Context, get_current_context
 from liteflow.authoring.dag import DAG, Dag, dag
-from liteflow.authoring.edges import chain, chain_linear, cross_downstream
-from liteflow.authoring.task import Task, task
+from liteflow.authoring.decorators import setup, task, teardown
+from liteflow.authoring.edges import Label, chain, chain_linear, cross_downstream
+from liteflow.authoring.groups import TaskGroup, task_group
+from liteflow.authoring.params import Param
+from liteflow.authoring.retry_policy import ExceptionRetryPolicy, RetryAction, RetryDecision, RetryPolicy, RetryRule
+from liteflow.authoring.sensing import PokeReturnValue
+from liteflow.authoring.task import Task
+from liteflow.authoring.templates import literal
 from liteflow.authoring.trigger_rules import TriggerRule
 from liteflow.authoring.xcomarg import XComArg
 
@@ -11,7 +17,16 @@ __all__ = [
     "DAG",
     "Context",
     "Dag",
+    "ExceptionRetryPolicy",
+    "Label",
+    "Param",
+    "PokeReturnValue",
+    "RetryAction",
+    "RetryDecision",
+    "RetryPolicy",
+    "RetryRule",
     "Task",
+    "TaskGroup",
     "TriggerRule",
     "XComArg",
     "chain",
@@ -19,5 +34,9 @@ __all__ = [
     "cross_downstream",
     "dag",
     "get_current_context",
+    "literal",
+    "setup",
     "task",
+    "task_group",
+    "teardown",
 ]

@@ -6,24 +6,38 @@ them through `**kwargs`, and the whole of it from `get_current_context()`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+from liteflow.authoring.xcomarg import RETURN_VALUE
 
 CONTEXT_KEYS = frozenset(
     [
+        "dag",
         "dag_run",
         "data_interval_end",
         "data_interval_start",
         "ds",
         "ds_nodash",
+        "exception",
+        "expanded_ti_count",
+        "inlets",
         "logical_date",
+        "macros",
+        "map_index_template",
+        "outlets",
         "params",
+        "reason",
         "run_id",
+        "task",
         "task_instance",
         "task_instance_key_str",
+        "task_reschedule_count",
+        "templates_dict",
+        "test_mode",
         "ti",
         "try_number",
         "ts",
@@ -31,6 +45,23 @@ CONTEXT_KEYS = frozenset(
         "ts_nodash_with_tz",
     ]
 )
+
+
+class DagView(NamedTuple):
+    """The dag, as a task sees it (`dag` in the context)."""
+
+    dag_id: str
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class TaskView(NamedTuple):
+    """The task, as its own code sees it (`task` in the context)."""
+
+    task_id: str
+    retries: int = 0
+    trigger_rule: str = "all_success"
+    pool: str | None = None
 
 
 class DagRunFacts(NamedTuple):
@@ -41,64 +72,165 @@ class DagRunFacts(NamedTuple):
     logical_date: datetime
     conf: dict[str, Any]
     """The params of the run, under Airflow's name for them."""
+    start_date: datetime | None = None
+    state: str = "running"
+    """For a callback of the dag: how the run ended."""
 
 
-class TaskInstanceFacts(NamedTuple):
+class XComs(Protocol):
+    """What a running task can do with XComs."""
+
+    def push(self, key: str, value: Any) -> None:
+        """Keep a value; it is stored with the try's outcome."""
+
+    def pull(
+        self,
+        task_ids: str | Iterable[str] | None,
+        dag_id: str | None,
+        key: str,
+        include_prior_dates: bool,
+        map_indexes: int | Iterable[int] | None,
+        default: Any,
+        run_id: str | None,
+    ) -> Any:
+        """Values of tasks, or its own."""
+
+
+class TaskInstanceFacts:
     """The task instance, as its own code sees it (`ti` in the context)."""
 
-    dag_id: str
-    run_id: str
-    task_id: str
-    map_index: int
-    try_number: int
-    """1 for the first try."""
-    max_tries: int
-    """The last try number that is allowed."""
+    def __init__(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        map_index: int,
+        try_number: int,
+        max_tries: int,
+        *,
+        state: str = "running",
+        start_date: datetime | None = None,
+        xcoms: XComs | None = None,
+    ) -> None:
+        self.dag_id = dag_id
+        self.run_id = run_id
+        self.task_id = task_id
+        self.map_index = map_index
+        """Which of a mapped task's instances it is, from 0; -1 for a task that is not mapped."""
+        self.try_number = try_number
+        """1 for the first try."""
+        self.max_tries = max_tries
+        """The last try number that is allowed."""
+        self.state = state
+        self.start_date = start_date
+        self._xcoms = xcoms
+
+    @property
+    def key_str(self) -> str:
+        """Dag, run, task, map index and try, for people."""
+        return f"{self.dag_id}/{self.run_id}/{self.task_id}/{self.map_index}/{self.try_number}"
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        """Hand `value` on under `key`, in addition to what the task returns; stored with the outcome of this try."""
+        self._need_xcoms().push(key, value)
+
+    def xcom_pull(
+        self,
+        task_ids: str | Iterable[str] | None = None,
+        dag_id: str | None = None,
+        key: str = RETURN_VALUE,
+        include_prior_dates: bool = False,
+        *,
+        map_indexes: int | Iterable[int] | None = None,
+        default: Any = None,
+        run_id: str | None = None,
+    ) -> Any:
+        """The value that a task handed on under `key`, `default` if there is none.
+
+        `task_ids`: one id, a list of them (gives a list, with `default` for what is missing), or None for what this try
+        itself has pushed. Of a mapped task it is the list of what its instances handed on, without holes (and, as in
+        Airflow, the value itself where that is only one), unless `map_indexes` names which.
+        `dag_id`, `run_id`: of another dag or run in the same database. `include_prior_dates`: where this run has
+        none, that of the latest run before.
+        """
+        return self._need_xcoms().pull(task_ids, dag_id, key, include_prior_dates, map_indexes, default, run_id)
+
+    def _need_xcoms(self) -> XComs:
+        if self._xcoms is None:
+            raise RuntimeError("XComs can be pushed and pulled only by a task that is running")
+        return self._xcoms
+
+    def __repr__(self) -> str:
+        index = "" if self.map_index < 0 else f"[{self.map_index}]"
+        return f"<TaskInstance {self.dag_id}.{self.task_id}{index} {self.run_id} try {self.try_number}>"
 
 
 class Context(dict[str, Any]):
-    """The context of a running task: a dict with the keys of `CONTEXT_KEYS`."""
+    """The context of a running task: a dict with the keys of `CONTEXT_KEYS`. `macros` comes when it is asked for."""
+
+    macros_of: Callable[[], Any] | None = None
+    """Makes the value of `macros`, which few tasks want and which costs imports."""
+
+    def __missing__(self, key: str) -> Any:
+        if key == "macros" and self.macros_of is not None:
+            value = self[key] = self.macros_of()
+            return value
+        raise KeyError(key)
 
 
-_current: ContextVar[Context] = ContextVar("liteflow_context")
+_current: ContextVar[Callable[[], Context]] = ContextVar("liteflow_context")
 
 
 def get_current_context() -> Context:
     """The context of the task that is running here. Raises RuntimeError outside a task."""
     try:
-        return _current.get()
+        source = _current.get()
     except LookupError:
         raise RuntimeError("get_current_context() was called outside a running task") from None
+    return source()
 
 
 @contextmanager
-def current_context(context: Context) -> Iterator[None]:
-    """Make `context` the one that `get_current_context()` finds."""
-    token = _current.set(context)
+def current_context(source: Callable[[], Context]) -> Iterator[None]:
+    """Make what `source` gives the context that `get_current_context()` finds. Most tasks never ask for it."""
+    token = _current.set(source)
     try:
         yield
     finally:
         _current.reset(token)
 
 
-def make_context(run: DagRunFacts, instance: TaskInstanceFacts) -> Context:
+def make_context(
+    run: DagRunFacts,
+    instance: TaskInstanceFacts,
+    *,
+    dag: DagView | None = None,
+    task: TaskView | None = None,
+    **more: Any,
+) -> Context:
     """The context of one try."""
     date = run.logical_date
     ts = date.isoformat()
     return Context(
+        dag=dag or DagView(run.dag_id),
         dag_run=run,
         data_interval_start=date,
         data_interval_end=date,
         ds=date.strftime("%Y-%m-%d"),
         ds_nodash=date.strftime("%Y%m%d"),
+        inlets=[],
         logical_date=date,
+        outlets=[],
         params=run.conf,
         run_id=run.run_id,
+        task=task or TaskView(instance.task_id),
         task_instance=instance,
         ti=instance,
         task_instance_key_str=f"{run.dag_id}__{instance.task_id}__{date.strftime('%Y%m%d')}",
+        test_mode=False,
         try_number=instance.try_number,
         ts=ts,
         ts_nodash=date.strftime("%Y%m%dT%H%M%S"),
         ts_nodash_with_tz=ts.replace("-", "").replace(":", ""),
+        **more,
     )

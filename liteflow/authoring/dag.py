@@ -14,17 +14,22 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from liteflow.authoring.dagfile import is_in_worker, refuse_while_loading
 from liteflow.authoring.ids import check_name, did_you_mean
+from liteflow.authoring.lint import warn_of_surprises
 from liteflow.authoring.options import (
     INERT_DAG_OPTIONS,
     MISSING_DAG_OPTIONS,
     TaskOptions,
     check_default_args,
+    dag_callbacks,
     dag_count,
-    task_options,
+    dag_timedelta,
+    default_task_options,
     unknown_option,
 )
+from liteflow.authoring.params import Param, declare_params
 from liteflow.authoring.places import Place, caller
 from liteflow.authoring.task import Task
+from liteflow.authoring.trigger_rules import TriggerRule
 from liteflow.authoring.xcomarg import DagParam
 from liteflow.errors import (
     DagCycleError,
@@ -39,8 +44,10 @@ from liteflow.errors import (
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
+    from liteflow.authoring.groups import TaskGroup
+    from liteflow.authoring.setups import SetupScope
     from liteflow.storage.history import DagRun
 
 _stack = threading.local()
@@ -54,6 +61,10 @@ _DAG_OPTIONS = [
     "durability",
     "max_active_tasks",
     "fail_fast",
+    "dagrun_timeout",
+    "on_success_callback",
+    "on_failure_callback",
+    "render_template_as_native_obj",
     "tags",
 ]
 
@@ -83,11 +94,14 @@ class Dag:
 
     `dag_id`: 1 to 250 letters, digits, `_`, `.`, `-`. `db_path`: the database of its runs, a path or an SQLAlchemy
     URL of SQLite; default `$LITEFLOW_DB`, else `liteflow.db`. `params`: names and defaults; what a run gives is laid
-    over them, and no other names are allowed. `default_args`: task options for every task. `durability`: `"normal"`
-    (a power cut in mid-run can cost repeated tasks) or `"full"` (every commit is on the disk before anything
-    follows from it). `max_active_tasks`: how many tasks of one run may run at once. `fail_fast`: the first failure
-    ends the run. `tags`: text to find it by. `schedule` is accepted and inert: liteflow has no scheduler, and says
-    so once. A mistake raises DagError with the file and line.
+    over them, and no other names are allowed; a `Param` has a JSON schema that values must fit. `default_args`: task
+    options for every task. `durability`: `"normal"` (a power cut in mid-run can cost repeated tasks) or `"full"`
+    (every commit is on the disk before anything follows from it). `max_active_tasks`: how many tasks of one run may
+    run at once. `fail_fast`: the first failure ends the run, but for teardowns. `dagrun_timeout` (seconds or
+    timedelta): a run that takes longer is ended as failed. `on_success_callback`, `on_failure_callback`: functions
+    that are called with the context when a run has ended so. `render_template_as_native_obj`: whether Jinja templates
+    give Python objects and not text. `tags`: text to find it by. `schedule` is accepted and inert: liteflow has no
+    scheduler, and says so once. A mistake raises DagError with the file and line.
     """
 
     def __init__(
@@ -101,6 +115,10 @@ class Dag:
         durability: str = "normal",
         max_active_tasks: int | None = None,
         fail_fast: bool = False,
+        dagrun_timeout: float | timedelta | None = None,
+        on_success_callback: Callable[..., Any] | list[Callable[..., Any]] | None = None,
+        on_failure_callback: Callable[..., Any] | list[Callable[..., Any]] | None = None,
+        render_template_as_native_obj: bool = False,
         tags: Iterable[str] = (),
         **options: Any,
     ) -> None:
@@ -109,9 +127,12 @@ class Dag:
         self.dag_id = check_name("dag id", dag_id)
         self.db_path = self._checked("db_path", db_path, str | os.PathLike, "a path or an SQLAlchemy URL", None)
         self.description: str | None = self._checked("description", description, str, "text", None)
-        self.params: dict[str, Any] = _checked_params(params or {}, self.place)
+        self.declared_params: dict[str, Param] = declare_params({} if params is None else params, self.place)
+        """Names to what is known of them."""
         self.default_args = check_default_args(default_args or {}, self.place)
-        self.default_options: TaskOptions = task_options(self.default_args, self.place)
+        native = self._checked("render_template_as_native_obj", render_template_as_native_obj, bool, "a flag", False)
+        base = TaskOptions(render_template_as_native_obj=native)
+        self.default_options: TaskOptions = default_task_options(self.default_args, self.place, base)
         if durability not in ("normal", "full"):
             raise InvalidOptionError(
                 f'{self.place}: option durability={durability!r} must be "normal" or "full"',
@@ -120,6 +141,9 @@ class Dag:
         self.durability = durability
         self.max_active_tasks = dag_count("max_active_tasks", max_active_tasks, self.place)
         self.fail_fast: bool = self._checked("fail_fast", fail_fast, bool, "True or False", False)
+        self.dagrun_timeout_s = dag_timedelta("dagrun_timeout", dagrun_timeout, self.place)
+        self.on_success_callback = dag_callbacks("on_success_callback", on_success_callback, self.place)
+        self.on_failure_callback = dag_callbacks("on_failure_callback", on_failure_callback, self.place)
         wanted_tags = self._checked("tags", tags, list | tuple | set | frozenset, "a list of text", ())
         self.tags = tuple(dict.fromkeys(str(tag) for tag in wanted_tags))
         for name in options:
@@ -131,6 +155,14 @@ class Dag:
         """Task ids to tasks, in the order in which they were made."""
         self.is_metadata_only = False
         """Whether it comes from `Dag.load()` and has no code."""
+        self.task_groups: dict[str, TaskGroup] = {}
+        """Group ids to groups, in the order in which they were made."""
+        self.open_groups: list[TaskGroup] = []
+        """The groups whose `with` block is open, the innermost last."""
+        self.open_scopes: list[SetupScope] = []
+        """The setups and teardowns whose `with` block is open."""
+        self.edge_labels: dict[tuple[str, str], str] = {}
+        """Words on edges, for pictures."""
         self._edges: dict[tuple[str, str], Place] = {}
         self._suffixes: dict[str, int] = {}
         self._order: list[Task] | None = None
@@ -157,12 +189,24 @@ class Dag:
         _stack.dags.pop()
         if kind is None:
             self.validate()
+            if not is_in_worker():  # the host said it already
+                warn_of_surprises(self)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Names of params to their defaults, of those that have one."""
+        return {name: param.value for name, param in self.declared_params.items() if param.has_value}
+
+    @property
+    def current_group(self) -> TaskGroup | None:
+        """The group whose `with` block is open, the innermost one."""
+        return self.open_groups[-1] if self.open_groups else None
 
     def param(self, name: str) -> DagParam:
         """The param `name` as an argument for a task: the task gets its value in the run."""
-        if name not in self.params:
+        if name not in self.declared_params:
             raise ParamError(
-                f"{caller()}: dag {self.dag_id!r} has no param {name!r}{did_you_mean(name, self.params)}",
+                f"{caller()}: dag {self.dag_id!r} has no param {name!r}{did_you_mean(name, self.declared_params)}",
                 param=name,
             )
         return DagParam(name)
@@ -172,39 +216,78 @@ class Dag:
 
         An id that was given and that another function has already raises DuplicateTaskIdError.
         """
-        if given is None:
-            given_id = "lambda" if name == "<lambda>" else name
-            wanted = check_name("task id", given_id)
-        else:
-            wanted = check_name("task id", given)
-        if wanted not in self.task_dict:
+        label = given if given is not None else "lambda" if name == "<lambda>" else name
+        check_name("task id", label)
+        group = self.current_group
+        wanted = check_name("task id", label if group is None else group.child_id(label))
+        first = self._holder_of(wanted)
+        if first is None:
             return wanted
-        first = self.task_dict[wanted]
-        if given is not None and first.function != function:
+        same = isinstance(first, Task) and (given is None or first.function == function)
+        if not same:
+            kind = "task" if isinstance(first, Task) else "group"
             raise DuplicateTaskIdError(
-                f"{place}: task id {wanted!r} is taken by the task made at {first.place}; choose another task_id",
+                f"{place}: task id {wanted!r} is taken by the {kind} made at {first.place}; choose another task_id",
                 task_id=wanted,
             )
+        return self._with_suffix("task id", wanted)
+
+    def free_operator_id(self, given: str, group: TaskGroup | None, place: Place) -> str:
+        """The id of a new operator. One that is taken raises DuplicateTaskIdError."""
+        check_name("task id", given)
+        wanted = check_name("task id", given if group is None else group.child_id(given))
+        first = self._holder_of(wanted)
+        if first is not None:
+            raise DuplicateTaskIdError(
+                f"{place}: task id {wanted!r} is taken by what is made at {first.place}; choose another task_id",
+                task_id=wanted,
+            )
+        return wanted
+
+    def free_group_id(self, wanted: str, place: Place, *, may_change: bool) -> str:
+        """The id of a new group. One that is taken gets `__1`, `__2`, or raises DuplicateTaskIdError."""
+        check_name("group id", wanted)
+        first = self._holder_of(wanted)
+        if first is None:
+            return wanted
+        if not may_change:
+            raise DuplicateTaskIdError(
+                f"{place}: group id {wanted!r} is taken by what is made at {first.place}; choose another group_id",
+                task_id=wanted,
+            )
+        return self._with_suffix("group id", wanted)
+
+    def _holder_of(self, name: str) -> Task | TaskGroup | None:
+        """The task or group that has the id: they share one name space."""
+        return self.task_dict.get(name) or self.task_groups.get(name)
+
+    def _with_suffix(self, kind: str, wanted: str) -> str:
         number = self._suffixes.get(wanted, 0) + 1
-        while f"{wanted}__{number}" in self.task_dict:
+        while self._holder_of(f"{wanted}__{number}") is not None:
             number += 1
         self._suffixes[wanted] = number
-        return check_name("task id", f"{wanted}__{number}")
+        return check_name(kind, f"{wanted}__{number}")
 
     def add_task(self, task: Task) -> None:
         """Put a task into the dag. Raises DuplicateTaskIdError if the id is taken, with both places."""
-        first = self.task_dict.get(task.task_id)
+        first = self._holder_of(task.task_id)
         if first is not None:
             raise DuplicateTaskIdError(
-                f"{task.place}: task id {task.task_id!r} is taken by the task made at {first.place}; "
+                f"{task.place}: task id {task.task_id!r} is taken by what is made at {first.place}; "
                 "choose another task_id",
                 task_id=task.task_id,
             )
         self.task_dict[task.task_id] = task
+        if task.group is not None:
+            task.group.add_task(task)
+        for scope in self.open_scopes:
+            scope.take(task)
         self._order = None
 
-    def set_dependency(self, upstream: Task, downstream: Task, place: Place | None = None) -> None:
-        """Make `downstream` run after `upstream`. Twice is the same as once."""
+    def set_dependency(
+        self, upstream: Task, downstream: Task, place: Place | None = None, *, label: str | None = None
+    ) -> None:
+        """Make `downstream` run after `upstream`. Twice is the same as once. `label`: words for pictures."""
         if upstream.dag is not self or downstream.dag is not self:
             other = upstream.dag if upstream.dag is not self else downstream.dag
             raise DagError(
@@ -219,19 +302,25 @@ class Dag:
                 cycle=(upstream.task_id, upstream.task_id),
             )
         self._edges.setdefault((upstream.task_id, downstream.task_id), place)
+        if label is not None:
+            self.edge_labels[upstream.task_id, downstream.task_id] = label
         downstream.upstream_task_ids[upstream.task_id] = None
         self._order = None
 
     def validate(self) -> None:
-        """Raise DagCycleError if a task is downstream of itself, and DagError where `fail_fast` meets another rule."""
-        self.topological_sort()
-        if self.fail_fast:
-            for task in self.tasks:
-                if task.options.trigger_rule.value != "all_success":
+        """Raise DagCycleError if a task is downstream of itself, and DagError where rules do not go together."""
+        for task in self.topological_sort():
+            for up in (self.task_dict[task_id] for task_id in task.upstream_task_ids):
+                if up.is_setup and not task.is_teardown and task.trigger_rule is not TriggerRule.ALL_SUCCESS:
                     raise DagError(
-                        f"{task.place}: task {task.task_id!r} has trigger rule {task.options.trigger_rule.value}; "
-                        "in a dag with fail_fast every task must have all_success"
+                        f"{task.place}: task {task.task_id!r} comes directly after the setup {up.task_id!r} and has "
+                        f"trigger rule {task.trigger_rule.value}; it must have all_success"
                     )
+            if self.fail_fast and task.trigger_rule not in _FAIL_FAST_RULES:
+                raise DagError(
+                    f"{task.place}: task {task.task_id!r} has trigger rule {task.trigger_rule.value}; "
+                    "in a dag with fail_fast every task must have all_success"
+                )
 
     # Looking
 
@@ -312,7 +401,7 @@ class Dag:
         digest = sha256()
         for task_id in sorted(self.task_dict):
             task = self.task_dict[task_id]
-            line = "\t".join([task_id, task.options.trigger_rule.value, *sorted(task.upstream_task_ids)])
+            line = "\t".join([task_id, *_nature_of(task), *sorted(task.upstream_task_ids)])
             digest.update(line.encode() + b"\n")
         return digest.hexdigest()
 
@@ -392,13 +481,15 @@ class Dag:
 DAG = Dag
 
 
-def _checked_params(params: Mapping[str, Any], where: Place) -> dict[str, Any]:
-    if not isinstance(params, Mapping):
-        raise ParamError(f"{where}: params must be a dict of names and defaults", param="")
-    for name in params:
-        if not isinstance(name, str) or not name:
-            raise ParamError(f"{where}: the name of a param must be text, not {name!r}", param=str(name))
-    return dict(params)
+_FAIL_FAST_RULES = (TriggerRule.ALL_SUCCESS, TriggerRule.ALL_DONE_SETUP_SUCCESS)
+
+
+def _nature_of(task: Task) -> list[str]:
+    """What of a task, beside its edges, decides how a run goes on: part of the digest."""
+    unit = task.unit
+    mapped = [] if unit is None else [f"mapped:{getattr(unit, 'group_id', '')}"]
+    setup = [word for word, holds in (("setup", task.is_setup), ("teardown", task.is_teardown)) if holds]
+    return [task.options.trigger_rule.value, *mapped, *setup]
 
 
 _schedule_was_named = False
@@ -439,7 +530,13 @@ class DagFactory:
         except TypeError as error:
             raise DagError(f"{caller()}: {self.dag_id}(): {error}") from None
         bound.apply_defaults()
-        params = {**(self.options.get("params") or {}), **bound.arguments}
+        params = dict(self.options.get("params") or {})
+        for name, value in bound.arguments.items():
+            known = params.get(name)
+            # The schema that is declared stays, and what is given is the default.
+            if isinstance(known, Param) and not isinstance(value, Param):
+                value = known.with_default(value)
+            params[name] = value
         options = {"description": inspect.getdoc(self.function), **self.options, "params": params}
         dag = Dag(self.dag_id, **options)
         with dag:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, NamedTuple
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from liteflow.authoring.ids import did_you_mean
+from liteflow.authoring.ids import check_name, did_you_mean
 from liteflow.authoring.places import Place
 from liteflow.authoring.trigger_rules import TriggerRule
 from liteflow.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from liteflow.authoring.retry_policy import RetryPolicy
+
+Check = Callable[[str, Any, Place], Any]
 
 DEFAULT_KILL_GRACE_S = 5.0
 DEFAULT_LOG_CAP_BYTES = 10 * 1024 * 1024
@@ -37,6 +43,62 @@ class TaskOptions(NamedTuple):
     multiple_outputs: bool | None = None
     """Push each key of the returned dict as an XCom of its own; None: if the return annotation is a dict."""
     doc_md: str | None = None
+    do_xcom_push: bool = True
+    """Whether the result is stored."""
+    priority_weight: int = 1
+    weight_rule: str = "downstream"
+    """Whose weights are added to its own: `downstream`, `upstream`, or nobody's (`absolute`)."""
+    pool: str | None = None
+    """The named pool in which it takes slots while it runs."""
+    pool_slots: int = 1
+    max_active_tis_per_dagrun: int | None = None
+    """How many of its instances may run at once in one run."""
+    map_index_template: str | None = None
+    """A Jinja template, rendered after the try: what the mapped instance is called where it is shown."""
+    depends_on_past: bool = False
+    """Goes only when the same task succeeded, or was skipped, in the run before."""
+    wait_for_downstream: bool = False
+    """The same, and what is directly below it there too."""
+    retry_policy: RetryPolicy | None = None
+    on_execute_callback: tuple[Callable[..., Any], ...] = ()
+    on_success_callback: tuple[Callable[..., Any], ...] = ()
+    on_failure_callback: tuple[Callable[..., Any], ...] = ()
+    on_retry_callback: tuple[Callable[..., Any], ...] = ()
+    on_skipped_callback: tuple[Callable[..., Any], ...] = ()
+    render_template_as_native_obj: bool = False
+    templates_dict: dict[str, Any] | None = None
+
+
+class SensorOptions(NamedTuple):
+    """How a sensor waits. Times are seconds."""
+
+    poke_interval_s: float = 60.0
+    timeout_s: float = 7 * 24 * 3600.0
+    """How long it may wait in all, counted from its first look."""
+    mode: str = "poke"
+    """`poke` keeps its slot between looks, `reschedule` gives it back."""
+    soft_fail: bool = False
+    """Skipped in place of failed when the time is over."""
+    silent_fail: bool = False
+    """An error while it looks counts as "not yet"."""
+    never_fail: bool = False
+    """Any error while it looks skips it; its own time limit fails it all the same."""
+    exponential_backoff: bool = False
+    max_wait_s: float | None = None
+    """The longest interval of the backoff."""
+
+
+class BashOptions(NamedTuple):
+    """How a command is run by the shell."""
+
+    env: dict[str, Any] | None = None
+    """The environment; None is the one that the task has."""
+    append_env: bool = False
+    """Whether `env` is laid over the task's environment."""
+    skip_on_exit_code: tuple[int, ...] = (99,)
+    cwd: str | None = None
+    output_processor: Callable[[str], Any] | None = None
+    """What makes the XCom out of the last line."""
 
 
 def _fail(option: str, value: object, wanted: str, where: Place) -> InvalidOptionError:
@@ -110,7 +172,65 @@ def _text(option: str, value: Any, where: Place) -> str:
     return value
 
 
-Check = Callable[[str, Any, Place], Any]
+def _weight(option: str, value: Any, where: Place) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _fail(option, value, "a whole number", where)
+    return value
+
+
+def _one_of(*words: str) -> Check:
+    def check(option: str, value: Any, where: Place) -> str:
+        text = getattr(value, "value", value)
+        if text not in words:
+            raise _fail(option, value, " or ".join(f'"{word}"' for word in words), where)
+        return str(text)
+
+    return check
+
+
+def _name(option: str, value: Any, where: Place) -> str:
+    return check_name(option, value)
+
+
+def _callbacks(option: str, value: Any, where: Place) -> tuple[Callable[..., Any], ...]:
+    found = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not all(callable(one) for one in found):
+        raise _fail(option, value, "a function that takes the context, or a list of them", where)
+    return found
+
+
+def _policy(option: str, value: Any, where: Place) -> RetryPolicy:
+    if not callable(getattr(value, "evaluate", None)):
+        raise _fail(option, value, "a RetryPolicy", where)
+    policy: RetryPolicy = value
+    return policy
+
+
+def _dict(option: str, value: Any, where: Place) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise _fail(option, value, "a dict with text keys", where)
+    return value
+
+
+def _exit_codes(option: str, value: Any, where: Place) -> tuple[int, ...]:
+    found = tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
+    if not all(isinstance(one, int) and not isinstance(one, bool) for one in found):
+        raise _fail(option, value, "an exit code or a list of them", where)
+    return found
+
+
+def _function(option: str, value: Any, where: Place) -> Callable[..., Any]:
+    if not callable(value):
+        raise _fail(option, value, "a function", where)
+    function: Callable[..., Any] = value
+    return function
+
+
+def _path(option: str, value: Any, where: Place) -> str:
+    if not isinstance(value, str | PurePath):
+        raise _fail(option, value, "a path", where)
+    return str(value)
+
 
 # The name as it is written, the field that it fills, its check.
 _TASK_OPTIONS: Mapping[str, tuple[str, Check]] = {
@@ -125,6 +245,48 @@ _TASK_OPTIONS: Mapping[str, tuple[str, Check]] = {
     "trigger_rule": ("trigger_rule", _rule),
     "multiple_outputs": ("multiple_outputs", _flag),
     "doc_md": ("doc_md", _text),
+    "do_xcom_push": ("do_xcom_push", _flag),
+    "priority_weight": ("priority_weight", _weight),
+    "weight_rule": ("weight_rule", _one_of("downstream", "upstream", "absolute")),
+    "pool": ("pool", _name),
+    "pool_slots": ("pool_slots", _positive_count),
+    "max_active_tis_per_dagrun": ("max_active_tis_per_dagrun", _positive_count),
+    "map_index_template": ("map_index_template", _text),
+    "depends_on_past": ("depends_on_past", _flag),
+    "wait_for_downstream": ("wait_for_downstream", _flag),
+    "retry_policy": ("retry_policy", _policy),
+    "on_execute_callback": ("on_execute_callback", _callbacks),
+    "on_success_callback": ("on_success_callback", _callbacks),
+    "on_failure_callback": ("on_failure_callback", _callbacks),
+    "on_retry_callback": ("on_retry_callback", _callbacks),
+    "on_skipped_callback": ("on_skipped_callback", _callbacks),
+    "render_template_as_native_obj": ("render_template_as_native_obj", _flag),
+    "templates_dict": ("templates_dict", _dict),
+}
+
+TASK_OPTION_NAMES = frozenset(_TASK_OPTIONS)
+"""The options that every task has."""
+
+OPERATOR_PARAMETERS: set[str] = set()
+"""Parameters of operator classes, as they are defined: `default_args` may hold them too."""
+
+_SENSOR_OPTIONS: Mapping[str, tuple[str, Check]] = {
+    "poke_interval": ("poke_interval_s", _seconds),
+    "timeout": ("timeout_s", _positive_seconds),
+    "mode": ("mode", _one_of("poke", "reschedule")),
+    "soft_fail": ("soft_fail", _flag),
+    "silent_fail": ("silent_fail", _flag),
+    "never_fail": ("never_fail", _flag),
+    "exponential_backoff": ("exponential_backoff", _flag),
+    "max_wait": ("max_wait_s", _seconds),
+}
+
+_BASH_OPTIONS: Mapping[str, tuple[str, Check]] = {
+    "env": ("env", _dict),
+    "append_env": ("append_env", _flag),
+    "skip_on_exit_code": ("skip_on_exit_code", _exit_codes),
+    "cwd": ("cwd", _path),
+    "output_processor": ("output_processor", _function),
 }
 
 # Airflow's options that mean nothing without its scheduler, mail, users or web pages.
@@ -149,7 +311,6 @@ _INERT_TASK_OPTIONS = frozenset(
         "task_display_name",
         "logger_name",
         "allow_nested_operators",
-        "weight_rule",
         "show_return_value_in_logs",
         "ignore_first_depends_on_past",
     ]
@@ -178,52 +339,37 @@ INERT_DAG_OPTIONS = frozenset(
 # Airflow's options that would change what a run does, and that liteflow does not have yet: refused, not ignored.
 _MISSING_TASK_OPTIONS = frozenset(
     [
-        "pool",
-        "pool_slots",
-        "priority_weight",
-        "depends_on_past",
-        "wait_for_downstream",
-        "retry_policy",
         "max_active_tis_per_dag",
-        "max_active_tis_per_dagrun",
-        "map_index_template",
-        "on_execute_callback",
-        "on_failure_callback",
-        "on_success_callback",
-        "on_retry_callback",
-        "on_skipped_callback",
         "pre_execute",
         "post_execute",
-        "templates_dict",
         "templates_exts",
         "wait_for_past_depends_before_skipping",
-        "render_template_as_native_obj",
         "executor",
         "executor_config",
-        "do_xcom_push",
     ]
 )
 MISSING_DAG_OPTIONS = frozenset(
     [
-        "dagrun_timeout",
         "max_active_runs",
         "max_crashes",
         "retain_runs",
         "retain_days",
-        "on_success_callback",
-        "on_failure_callback",
         "template_searchpath",
         "template_undefined",
         "user_defined_macros",
         "user_defined_filters",
         "jinja_environment_kwargs",
-        "render_template_as_native_obj",
     ]
 )
 
 
-def task_options(given: Mapping[str, Any], where: Place, base: TaskOptions | None = None) -> TaskOptions:
-    """Check `given` and lay it over `base`. Raises InvalidOptionError with `where` and the nearest name."""
+def task_options(
+    given: Mapping[str, Any], where: Place, base: TaskOptions | None = None, more: Iterable[str] = ()
+) -> TaskOptions:
+    """Check `given` and lay it over `base`. Raises InvalidOptionError with `where` and the nearest name.
+
+    `more` are names of other options that the task has, for the error.
+    """
     fields: dict[str, Any] = {}
     for name, value in given.items():
         if name in _TASK_OPTIONS:
@@ -233,8 +379,34 @@ def task_options(given: Mapping[str, Any], where: Place, base: TaskOptions | Non
             # None is the default, and lifts what `default_args` says.
             fields[field] = TaskOptions._field_defaults[field] if value is None else check(name, value, where)
         elif name not in _INERT_TASK_OPTIONS:
-            raise unknown_option("a task", name, where, [*_TASK_OPTIONS, "task_id"], _MISSING_TASK_OPTIONS)
+            raise unknown_option("a task", name, where, [*_TASK_OPTIONS, *more, "task_id"], _MISSING_TASK_OPTIONS)
+    if fields.get("wait_for_downstream"):
+        fields["depends_on_past"] = True  # it is the stricter one, as in Airflow
     return (base or TaskOptions())._replace(**fields)
+
+
+def sensor_options(given: Mapping[str, Any], where: Place) -> SensorOptions:
+    """Check the options of a sensor."""
+    options = SensorOptions(**_own_options(_SENSOR_OPTIONS, given, where))
+    if options.soft_fail and options.never_fail:
+        raise InvalidOptionError(f"{where}: give soft_fail or never_fail, not both", option="never_fail")
+    return options
+
+
+def bash_options(given: Mapping[str, Any], where: Place) -> BashOptions:
+    """Check the options of a command."""
+    return BashOptions(**_own_options(_BASH_OPTIONS, given, where))
+
+
+def _own_options(table: Mapping[str, tuple[str, Check]], given: Mapping[str, Any], where: Place) -> dict[str, Any]:
+    return {table[name][0]: table[name][1](name, value, where) for name, value in given.items() if value is not None}
+
+
+def own_option_names(kind: str) -> frozenset[str]:
+    """The options that only tasks of that kind have."""
+    tables = {"sensor": _SENSOR_OPTIONS, "bash": _BASH_OPTIONS}
+    names = frozenset(tables.get(kind, ()))
+    return names | {"ignore_downstream_trigger_rules"} if kind == "short_circuit" else names
 
 
 def lay_over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,8 +424,14 @@ def check_default_args(given: Mapping[str, Any], where: Place) -> dict[str, Any]
         raise InvalidOptionError(f"{where}: default_args must be a dict of task options", option="default_args")
     if "task_id" in given:
         raise InvalidOptionError(f"{where}: default_args cannot hold task_id: every task has its own", option="task_id")
-    task_options(given, where)
+    default_task_options(given, where)
     return dict(given)
+
+
+def default_task_options(given: Mapping[str, Any], where: Place, base: TaskOptions | None = None) -> TaskOptions:
+    """What `default_args` say for every task, laid over `base`; what is for operators alone is left out."""
+    of_operators = OPERATOR_PARAMETERS - TASK_OPTION_NAMES
+    return task_options({name: value for name, value in given.items() if name not in of_operators}, where, base)
 
 
 def unknown_option(
@@ -268,6 +446,11 @@ def unknown_option(
     known = sorted(known)
     hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
     return InvalidOptionError(f"{where}: {of_what} has no option {name!r}{hint}", option=name)
+
+
+def dag_callbacks(option: str, value: Any, where: Place) -> tuple[Callable[..., Any], ...]:
+    """A dag's callbacks: none, one function, or a list of them."""
+    return () if value is None else _callbacks(option, value, where)
 
 
 def dag_timedelta(option: str, value: Any, where: Place) -> float | None:

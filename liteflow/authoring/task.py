@@ -1,4 +1,4 @@
-"""Tasks: the decorator that makes a function one, and the task itself, a node of a dag as it is written."""
+"""Tasks: a node of a dag as it is written, and what makes one out of a function."""
 
 from __future__ import annotations
 
@@ -6,19 +6,48 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import partial, update_wrapper
 from types import MethodType
-from typing import TYPE_CHECKING, Any, NoReturn, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from liteflow.authoring.context import CONTEXT_KEYS
 from liteflow.authoring.dagfile import remember_file
-from liteflow.authoring.edges import DependencyMixin
+from liteflow.authoring.edges import DependencyMixin, tasks_of
+from liteflow.authoring.expand import Expansion, expand_by_kwargs, expand_by_name
 from liteflow.authoring.ids import check_name
-from liteflow.authoring.options import TaskOptions, lay_over, task_options
+from liteflow.authoring.options import (
+    BashOptions,
+    SensorOptions,
+    TaskOptions,
+    bash_options,
+    lay_over,
+    own_option_names,
+    sensor_options,
+    task_options,
+)
 from liteflow.authoring.places import Place, caller
-from liteflow.authoring.xcomarg import XComArg, XComInput, take_apart
-from liteflow.errors import DagError
+from liteflow.authoring.setups import SetupScope, open_scope
+from liteflow.authoring.templates import has_literal, has_template, require_jinja
+from liteflow.authoring.trigger_rules import TriggerRule
+from liteflow.authoring.xcomarg import MappedArgument, XComArg, XComInput, nothing_taken, take_apart
+from liteflow.errors import DagError, InvalidOptionError
 
 if TYPE_CHECKING:
     from liteflow.authoring.dag import Dag
+    from liteflow.authoring.groups import TaskGroup
+
+PYTHON, BRANCH, SHORT_CIRCUIT, SENSOR, BASH, EMPTY = "python", "branch", "short_circuit", "sensor", "bash", "empty"
+"""What is made of what a task's function returns."""
+
+
+class Traits(NamedTuple):
+    """What sort of task a function makes, beside its options."""
+
+    kind: str = PYTHON
+    is_setup: bool = False
+    is_teardown: bool = False
+    on_failure_fail_dagrun: bool = False
+
+
+PLAIN = Traits()
 
 
 class Task(DependencyMixin):
@@ -28,15 +57,26 @@ class Task(DependencyMixin):
     """
 
     __slots__ = (
+        "_scopes",
         "args",
+        "bash",
         "context_params",
         "dag",
+        "expansion",
         "function",
+        "group",
+        "ignores_rules",
         "inputs",
+        "is_setup",
+        "is_teardown",
+        "kind",
         "kwargs",
+        "on_failure_fail_dagrun",
         "options",
         "place",
+        "sensor",
         "task_id",
+        "templated",
         "upstream_task_ids",
         "wants_context",
     )
@@ -54,6 +94,13 @@ class Task(DependencyMixin):
         inputs: tuple[XComInput, ...] = (),
         context_params: tuple[str, ...] = (),
         wants_context: bool = False,
+        traits: Traits = PLAIN,
+        group: TaskGroup | None = None,
+        expansion: Expansion | None = None,
+        sensor: SensorOptions | None = None,
+        bash: BashOptions | None = None,
+        ignores_rules: bool = True,
+        templated: bool = False,
     ) -> None:
         self.dag = dag
         self.task_id = task_id
@@ -63,9 +110,26 @@ class Task(DependencyMixin):
         self.options = options
         self.place = place
         self.inputs = inputs
+        """What its arguments need of other tasks; not what it is mapped over."""
         self.context_params = context_params
         self.wants_context = wants_context
+        self.kind = traits.kind
+        self.is_setup = traits.is_setup
+        self.is_teardown = False
+        self.on_failure_fail_dagrun = traits.on_failure_fail_dagrun
+        self.group = group
+        self.expansion = expansion
+        """What it is mapped over by itself; a task of a mapped group has none of its own."""
+        self.sensor = sensor
+        self.bash = bash
+        self.ignores_rules = ignores_rules
+        """Of a short circuit: whether it skips all that is downstream, whatever its rules."""
+        self.templated = templated
+        """Whether its arguments hold Jinja templates."""
         self.upstream_task_ids: dict[str, None] = {}  # a set in the order of its making
+        self._scopes: list[SetupScope] = []
+        if traits.is_teardown:
+            self._become_teardown()
 
     @property
     def output(self) -> XComArg:
@@ -77,8 +141,86 @@ class Task(DependencyMixin):
         """Ids of the tasks that run after this one, in the order in which the dag has them."""
         return [task.task_id for task in self.dag.tasks if self.task_id in task.upstream_task_ids]
 
-    def as_task(self) -> Task:
+    @property
+    def trigger_rule(self) -> TriggerRule:
+        """When it may go, by the states of its direct upstream."""
+        return self.options.trigger_rule
+
+    @property
+    def mapped_group(self) -> TaskGroup | None:
+        """The mapped group in which it is."""
+        return self.group.mapped_group if self.group is not None else None
+
+    @property
+    def unit(self) -> Task | TaskGroup | None:
+        """What is expanded when it is: itself if it is mapped, its mapped group if it is in one, else None."""
+        return self if self.expansion is not None else self.mapped_group
+
+    @property
+    def expand_input(self) -> Expansion | None:
+        """What it is mapped over, by itself or with its group."""
+        if self.expansion is not None:
+            return self.expansion
+        return self.mapped_group.expansion if self.mapped_group is not None else None
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether there may be any number of instances of it in a run."""
+        return self.unit is not None
+
+    @property
+    def call_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What its function is called with, placeholders in place of what is not there yet."""
+        return self.args, self.kwargs
+
+    def edge_starts(self) -> list[Task]:
+        return [self]
+
+    edge_ends = edge_starts
+
+    # Setups and teardowns
+
+    def as_setup(self) -> Task:
+        """Make it a setup: what needs it runs after it, and its teardowns after that."""
+        self._refuse_both(self.is_teardown)
+        self.is_setup = True
         return self
+
+    def as_teardown(self, *, setups: Any = None, on_failure_fail_dagrun: bool | None = None) -> Task:
+        """Make it a teardown: it runs when all upstream ended and one of its setups succeeded.
+
+        `setups`: tasks that become setups of it, with an edge from each. `on_failure_fail_dagrun`: whether its
+        failure fails the run (False). Its trigger rule is its own, and cannot be another.
+        """
+        self._refuse_both(self.is_setup)
+        self._become_teardown()
+        if on_failure_fail_dagrun is not None:
+            self.on_failure_fail_dagrun = on_failure_fail_dagrun
+        if setups is not None:
+            for setup in tasks_of(setups, starts=True):
+                setup.as_setup()
+                self.dag.set_dependency(setup, self)
+        return self
+
+    def _refuse_both(self, other: bool) -> None:
+        if other:
+            raise DagError(f"{caller()}: task {self.task_id!r} cannot be a setup and a teardown")
+
+    def _become_teardown(self) -> None:
+        self.is_teardown = True
+        self.options = self.options._replace(trigger_rule=TriggerRule.ALL_DONE_SETUP_SUCCESS)
+
+    def __enter__(self) -> SetupScope:
+        scope = open_scope(self)
+        self._scopes.append(scope)
+        self.dag.open_scopes.append(scope)
+        return scope
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        scope = self._scopes.pop()
+        self.dag.open_scopes.remove(scope)
+        if kind is None:
+            scope.close()
 
     def __repr__(self) -> str:
         return f"<Task {self.dag.dag_id}.{self.task_id}>"
@@ -96,7 +238,7 @@ class TaskFactory:
     name: str
     """The function's name: the id of its tasks unless they are given one."""
 
-    def __init__(self, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    def __init__(self, function: Callable[..., Any], options: Mapping[str, Any], traits: Traits = PLAIN) -> None:
         if isinstance(function, TaskFactory):
             raise DagError(f"{caller()}: {function.name} is a task already; use .override(...) to change options")
         if isinstance(function, staticmethod | classmethod):
@@ -106,11 +248,13 @@ class TaskFactory:
         self.function = function
         """The plain function."""
         self.options = dict(options)
+        self.traits = traits
         update_wrapper(self, function, updated=())  # attributes of the function are not ours
         inner = function.func if isinstance(function, partial) else type(function)
         self.name = str(getattr(function, "__name__", None) or getattr(inner, "__name__", "task"))
         where = caller()
-        task_options({key: value for key, value in self.options.items() if key != "task_id"}, where)
+        self._checked_options(where, None)
+        self._own_options(where)
         if "task_id" in self.options:
             check_name("task id", self.options["task_id"])
         remember_file(getattr(function, "__module__", None) or "")
@@ -118,17 +262,43 @@ class TaskFactory:
 
     def override(self, **options: Any) -> TaskFactory:
         """The same function with other options (`task_id`, `retries`, ...) laid over those it has."""
-        return TaskFactory(self.function, lay_over(self.options, options))
+        own = own_option_names(self.traits.kind)
+        kept = {name: value for name, value in self.options.items() if name in own}
+        shared = {name: value for name, value in self.options.items() if name not in own}
+        given = {name: value for name, value in options.items() if name not in own}
+        laid = lay_over(shared, given)
+        return TaskFactory(self.function, {**kept, **{n: options[n] for n in options if n in own}, **laid}, self.traits)
+
+    def with_traits(self, **traits: Any) -> TaskFactory:
+        """The same function as another sort of task."""
+        changed = self.traits._replace(**traits)
+        if changed.is_setup and changed.is_teardown:
+            raise DagError(f"{caller()}: {self.name} cannot be a setup and a teardown")
+        return TaskFactory(self.function, self.options, changed)
+
+    def partial(self, **kwargs: Any) -> PartialTask:
+        """The same task with these arguments, for `.expand` and `.expand_kwargs`."""
+        return PartialTask(self, kwargs)
+
+    def expand(self, **kwargs: Any) -> XComArg:
+        """One instance of the task for each item of these lists, dicts or values of tasks; of several arguments, for
+        each combination (the last one runs fastest). Gives the list of what the instances return."""
+        return PartialTask(self, {}).expand(**kwargs)
+
+    def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> XComArg:
+        """One instance of the task for each dict of arguments in this list or value of a task.
+
+        `strict`: an argument that `.partial` gives too is an error; without it the dict's is taken.
+        """
+        return PartialTask(self, {}).expand_kwargs(kwargs, strict=strict)
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name in ("expand", "expand_kwargs", "partial"):
-            raise AttributeError(f"task mapping (.{name}) is not supported by this version of liteflow")
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __get__(self, instance: object, owner: type | None = None) -> TaskFactory:
         if instance is None:
             return self
-        return TaskFactory(MethodType(self.function, instance), self.options)
+        return TaskFactory(MethodType(self.function, instance), self.options, self.traits)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from liteflow.authoring.dag import current_dag
@@ -136,7 +306,7 @@ class TaskFactory:
         dag = current_dag()
         if dag is None:
             return self.function(*args, **kwargs)
-        return self._make(dag, args, kwargs).output
+        return self._make(dag, args, kwargs, None).output
 
     def __rshift__(self, other: Any) -> NoReturn:
         self._not_called()
@@ -147,40 +317,70 @@ class TaskFactory:
         name = self.name
         raise DagError(f"{caller()}: {name} at an edge is a function, not a task of the dag; call it: {name}(...)")
 
-    def _make(self, dag: Dag, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
+    def _checked_options(self, where: Place, base: TaskOptions | None) -> TaskOptions:
+        own = own_option_names(self.traits.kind)
+        given = {key: value for key, value in self.options.items() if key != "task_id" and key not in own}
+        return task_options(given, where, base, more=own)
+
+    def _own_options(self, where: Place) -> dict[str, Any]:
+        """The options that only this sort of task has, as arguments of `Task`."""
+        own = own_option_names(self.traits.kind)
+        given = {name: value for name, value in self.options.items() if name in own}
+        if self.traits.kind == SENSOR:
+            return {"sensor": sensor_options(given, where)}
+        if self.traits.kind == BASH:
+            return {"bash": bash_options(given, where)}
+        if self.traits.kind == SHORT_CIRCUIT:
+            value = given.get("ignore_downstream_trigger_rules", True)
+            if not isinstance(value, bool):
+                raise InvalidOptionError(
+                    f"{where}: option ignore_downstream_trigger_rules={value!r} must be True or False",
+                    option="ignore_downstream_trigger_rules",
+                )
+            return {"ignores_rules": value}
+        return {}
+
+    def _make(self, dag: Dag, args: tuple[Any, ...], kwargs: dict[str, Any], expansion: Expansion | None) -> Task:
         place = caller()
-        inputs: dict[XComInput, set[Task]] = {}
-        taken_args = take_apart(args, inputs)
-        taken_kwargs = take_apart(kwargs, inputs)
-        context_params, wants_context = self._bind(place, args, kwargs)
-        own = {key: value for key, value in self.options.items() if key != "task_id"}
+        taken = nothing_taken()
+        taken_args = take_apart(args, taken)
+        taken_kwargs = take_apart(kwargs, taken)
+        context_params, wants_context = self._bind(place, args, kwargs, expansion)
+        group = dag.current_group
+        options = self._checked_options(place, group.default_options if group is not None else dag.default_options)
+        # A rule of default_args is for other tasks: a teardown has its own all the same.
+        if self.traits.is_teardown and "trigger_rule" in self.options and options.trigger_rule not in _TEARDOWN_RULES:
+            raise InvalidOptionError(
+                f"{place}: {self.name} is a teardown and cannot have the trigger rule {options.trigger_rule.value}; "
+                "leave it out",
+                option="trigger_rule",
+            )
+        if options.multiple_outputs is None:
+            options = options._replace(multiple_outputs=_returns_dict(self.function))
         task = Task(
             dag=dag,
             task_id=dag.free_task_id(self.options.get("task_id"), self.name, self.function, place),
             function=self.function,
             args=taken_args,
             kwargs=taken_kwargs,
-            options=task_options(own, place, dag.default_options),
+            options=options,
             place=place,
-            inputs=tuple(inputs),
+            inputs=tuple(taken.inputs),
             context_params=context_params,
             wants_context=wants_context,
+            traits=self.traits,
+            group=group,
+            expansion=expansion,
+            templated=_is_templated(place, options, taken_args, taken_kwargs, expansion),
+            **self._own_options(place),
         )
-        if task.options.multiple_outputs is None:
-            task.options = task.options._replace(multiple_outputs=_returns_dict(self.function))
-        upstreams = [upstream for tasks in inputs.values() for upstream in tasks]
-        for upstream in upstreams:
-            if upstream.dag is not dag:
-                raise DagError(
-                    f"{place}: task {task.task_id!r} of dag {dag.dag_id!r} gets the value of {upstream.task_id!r}, "
-                    f"which is in dag {upstream.dag.dag_id!r} ({upstream.place}); values stay in their dag"
-                )
-        dag.add_task(task)
-        for upstream in upstreams:
-            dag.set_dependency(upstream, task, place)
+        mapped = [*taken.mapped, *(expansion.in_items.mapped if expansion is not None else ())]
+        join_up(task, [*taken.tasks, *(expansion.tasks if expansion is not None else ())], mapped)
         return task
 
-    def _bind(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, ...], bool]:
+    def _bind(
+        self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any], expansion: Expansion | None
+    ) -> tuple[tuple[str, ...], bool]:
         """Check the arguments against the function; what it wants from the context: names, and whether all of it."""
         signature = self._signature
         if signature is None:
@@ -188,8 +388,9 @@ class TaskFactory:
                 signature = self._signature = inspect.signature(self.function)
             except (TypeError, ValueError):  # some built-in functions have none
                 return (), False
+        mapped = () if expansion is None else expansion.input.names
         try:
-            bound = signature.bind_partial(*args, **kwargs).arguments
+            bound = signature.bind_partial(*args, **kwargs, **dict.fromkeys(mapped)).arguments
         except TypeError as error:
             raise DagError(f"{place}: {self.name}(): {error}") from None
         wanted: list[str] = []
@@ -204,9 +405,104 @@ class TaskFactory:
                 wanted.append(name)
             elif parameter.default is parameter.empty:
                 missing.append(name)
-        if missing:
+        if missing and (expansion is None or not expansion.input.is_kwargs):
             raise DagError(f"{place}: {self.name}() is called without {', '.join(map(repr, missing))}")
         return tuple(wanted), wants_all
+
+
+_TEARDOWN_RULES = (TriggerRule.ALL_SUCCESS, TriggerRule.ALL_DONE_SETUP_SUCCESS)
+
+
+class PartialTask:
+    """A task with some of its arguments, to be mapped over the others."""
+
+    is_uncalled_task = True
+
+    def __init__(self, factory: TaskFactory, kwargs: dict[str, Any]) -> None:
+        self._factory = factory
+        self._kwargs = kwargs
+        self.name = factory.name
+
+    def partial(self, **kwargs: Any) -> PartialTask:
+        """With more arguments."""
+        return PartialTask(self._factory, {**self._kwargs, **kwargs})
+
+    def expand(self, **kwargs: Any) -> XComArg:
+        """See `TaskFactory.expand`."""
+        return self._make(expand_by_name(self.name, kwargs))
+
+    def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> XComArg:
+        """See `TaskFactory.expand_kwargs`."""
+        return self._make(expand_by_kwargs(self.name, self._kwargs, kwargs, strict=strict))
+
+    def _make(self, expansion: Expansion) -> XComArg:
+        from liteflow.authoring.dag import current_dag
+
+        dag = current_dag()
+        if dag is None:
+            raise DagError(f"{caller()}: {self.name} can be mapped only inside a dag: with Dag(...): ...")
+        refuse_nested_mapping(self.name, dag)
+        kept = {name: value for name, value in self._kwargs.items() if name not in expansion.input.names}
+        return self._factory._make(dag, (), kept, expansion).output
+
+
+def refuse_nested_mapping(name: str, dag: Dag) -> None:
+    """Raise DagError for a task that would be mapped inside a mapped group; Airflow has no such thing either."""
+    group = dag.current_group
+    if group is not None and group.mapped_group is not None:
+        raise DagError(
+            f"{caller()}: {name} is in the mapped group {group.mapped_group.group_id!r}; inside a mapped group tasks "
+            "cannot be mapped again"
+        )
+
+
+def join_up(task: Task, upstreams: list[Task], mapped: list[MappedArgument]) -> None:
+    """Put a new task into its dag, with an edge from each task whose value it needs."""
+    dag = task.dag
+    if task.expansion is not None or (mapped and task.mapped_group is not None):
+        sources = task.expand_input.sources if task.expand_input is not None else []
+        if sources and task.trigger_rule is TriggerRule.ALWAYS:
+            raise DagError(
+                f"{task.place}: task {task.task_id!r} is mapped over the value of {sources[0].task_id!r} and cannot "
+                "have the trigger rule always, which does not wait for it"
+            )
+    for upstream in upstreams:
+        if upstream.dag is not dag:
+            raise DagError(
+                f"{task.place}: task {task.task_id!r} of dag {dag.dag_id!r} gets the value of {upstream.task_id!r}, "
+                f"which is in dag {upstream.dag.dag_id!r} ({upstream.place}); values stay in their dag"
+            )
+    for argument in mapped:
+        if task.mapped_group is not argument.group:
+            raise DagError(
+                f"{task.place}: task {task.task_id!r} gets {argument.name!r} of the mapped group "
+                f"{argument.group.group_id!r} and is not in it; only its own tasks can have its arguments"
+            )
+    dag.add_task(task)
+    for upstream in upstreams:
+        dag.set_dependency(upstream, task, task.place)
+
+
+def _is_templated(
+    place: Place,
+    options: TaskOptions,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    expansion: Expansion | None,
+) -> bool:
+    """Whether there is a Jinja template to render; then Jinja must be there too."""
+    literals = expansion.input.literals if expansion is not None else ()
+    return needs_rendering(place, options, (args, kwargs, literals, options.templates_dict))
+
+
+def needs_rendering(place: Place, options: TaskOptions, values: Any) -> bool:
+    """Whether there is something to render or to unwrap; Jinja must be there if there is a template."""
+    if options.map_index_template is not None:
+        require_jinja(place, "map_index_template")
+    if has_template(values):
+        require_jinja(place)
+        return True
+    return has_literal(values)
 
 
 def _returns_dict(function: Callable[..., Any]) -> bool:
@@ -217,32 +513,3 @@ def _returns_dict(function: Callable[..., Any]) -> bool:
         return head in ("dict", "Dict", "Mapping", "MutableMapping")
     origin = getattr(annotation, "__origin__", annotation)
     return isinstance(origin, type) and issubclass(origin, Mapping)
-
-
-class TaskDecorator:
-    """`@task`, `@task(retries=2, ...)`, or `task(function, ...)`: make a function a task.
-
-    Options: `task_id` (default: the function's name), `retries` (0), `retry_delay` (seconds or timedelta, 0),
-    `retry_exponential_backoff` (factor, 0 is off), `max_retry_delay`, `timeout` (also `execution_timeout`; one try
-    that takes longer is killed), `kill_grace_s` (5), `log_cap_bytes` (10 MiB a try), `trigger_rule`
-    (`all_success`), `multiple_outputs` (default: if the return annotation is a dict), `doc_md`. Options of Airflow
-    that mean nothing here (owner, email, queue, ...) are accepted.
-    """
-
-    @overload
-    def __call__(self, function: Callable[..., Any], /, **options: Any) -> TaskFactory: ...
-    @overload
-    def __call__(self, function: None = None, /, **options: Any) -> Callable[[Callable[..., Any]], TaskFactory]: ...
-    def __call__(
-        self, function: Callable[..., Any] | None = None, /, **options: Any
-    ) -> TaskFactory | Callable[[Callable[..., Any]], TaskFactory]:
-        python_callable = options.pop("python_callable", function)
-        if python_callable is not None:
-            return TaskFactory(python_callable, options)
-        return lambda function: TaskFactory(function, options)
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"@task.{name} is not supported by this version of liteflow")
-
-
-task = TaskDecorator()

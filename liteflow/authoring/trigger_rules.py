@@ -32,3 +32,5 @@ class TriggerRule(StrEnum):
     """All upstream ended and none was skipped."""
     ALWAYS = "always"
     """Does not look at upstream."""
+    ALL_DONE_SETUP_SUCCESS = "all_done_setup_success"
+    """A teardown's own rule: all upstream and everything since its setups ended, and one of its setups succeeded."""

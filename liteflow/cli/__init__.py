@@ -23,6 +23,7 @@ _COMMANDS = {
     "db": ("liteflow.cli.db", "Create, upgrade and check the database."),
     "delete": ("liteflow.cli.change", "Delete a run, or a dag with all of its runs."),
     "logs": ("liteflow.cli.look", "Print the log of a run or of one of its tasks."),
+    "pools": ("liteflow.cli.pools", "List and change the pools, slots that tasks share."),
     "run": ("liteflow.cli.run", "Run a dag of a Python file once."),
     "runs": ("liteflow.cli.look", "List runs, the newest first."),
     "scaffold": ("liteflow.cli.scaffold", "Write a dag file to start from."),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ db_option = click.option(
     help="The database; default $LITEFLOW_DB, else liteflow.db.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+
+MOST_LAID_OUT = 500
+"""Rows of a table that is fitted to a terminal."""
 
 
 def open_history(db_path: str | None) -> History:
@@ -48,12 +52,15 @@ def printable(text: str) -> str:
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str, state_column: int = -1) -> None:
-    """Rows under headers: a table that fits on a terminal, plain columns elsewhere. `empty` goes to stderr instead."""
+    """Rows under headers: a table that fits on a terminal, plain columns elsewhere. `empty` goes to stderr instead.
+
+    More rows than anybody reads on a terminal are plain columns there too: laying them out would take many seconds.
+    """
     if not rows:
         click.echo(empty, err=True)
         return
     safe = [[printable(cell) for cell in row] for row in rows]
-    if is_terminal():
+    if is_terminal() and len(safe) <= MOST_LAID_OUT:
         _print_rich(headers, safe, state_column)
         return
     widths = [max(map(len, column)) for column in zip(headers, *safe, strict=True)]
@@ -68,6 +75,7 @@ _STYLES = {
     "running": "cyan",
     "interrupted": "magenta",
     "up_for_retry": "yellow",
+    "up_for_reschedule": "yellow",
     "skipped": "bright_black",
 }
 
@@ -79,14 +87,23 @@ def _print_rich(headers: Sequence[str], rows: Sequence[Sequence[str]], state_col
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for header in headers:
-        table.add_column(header, overflow="fold")
+    for number, header in enumerate(headers):
+        # A narrow terminal may part the states of `9,990 success, 10 failed`, but not a number from its state.
+        cells_here = (row[number] for row in rows) if number == state_column else ()
+        widest = max((len(part) for cell in cells_here for part in re.split("(?<=,) ", cell)), default=None)
+        table.add_column(header, overflow="fold", min_width=widest)
     for row in rows:
         cells = [Text(cell) for cell in row]
         if state_column >= 0:
-            cells[state_column].stylize(_STYLES.get(row[state_column].split(" ", 1)[0], ""))
+            cells[state_column] = Text.assemble(*_styled_states(row[state_column]))
         table.add_row(*cells)
     Console(highlight=False).print(table)
+
+
+def _styled_states(text: str) -> list[tuple[str, str]]:
+    """The parts of `9,990 success, 10 failed`, each with the style of the first state that it names."""
+    parts = re.split("(, )", text)
+    return [(part, next((_STYLES[word] for word in re.findall(r"\w+", part) if word in _STYLES), "")) for part in parts]
 
 
 def when(moment: datetime | None) -> str:
@@ -126,6 +143,35 @@ def state_of(run: DagRun) -> str:
     return "interrupted" if is_interrupted(run) else str(run.state)
 
 
+def state_text(run: DagRun, failed_tasks: int) -> str:
+    """Where a run stands and why: `failed (timeout)`, or `success, 1 task failed` when it went well in the end."""
+    from liteflow.states import run_text
+
+    reason = f" ({run.end_reason})" if run.end_reason else ""
+    return ("interrupted" if is_interrupted(run) else run_text(run.state, failed_tasks)) + reason
+
+
+def failed_tasks_of(history: History, runs: Iterable[DagRun]) -> dict[int, int]:
+    """By the keys of the runs that succeeded although tasks failed: how many did."""
+    from liteflow.states import RunState
+    from liteflow.storage.summaries import failed_tasks
+
+    with history.database.read() as session:
+        return failed_tasks(session, [run.pk for run in runs if run.state is RunState.SUCCESS])
+
+
+_INSTANCE = re.compile(r"(?P<task_id>.+)\[(?P<map_index>\d{1,9})(?: .*)?\]", re.DOTALL)
+
+
+def task_and_index(text: str) -> tuple[str, int | None]:
+    """What a TASK argument names: a task with all of its instances, or one of them, as in `add_one[17]`.
+
+    A label behind the index, as listings have it, is passed over.
+    """
+    match = _INSTANCE.fullmatch(text)
+    return (match["task_id"], int(match["map_index"])) if match else (text, None)
+
+
 def run_document(run: DagRun) -> dict[str, Any]:
     """A run as JSON has it."""
     return {
@@ -148,9 +194,12 @@ def instance_document(instance: TaskInstanceInfo) -> dict[str, Any]:
     return {
         "task_id": instance.task_id,
         "map_index": instance.map_index,
+        "rendered_map_index": instance.rendered_map_index,
         "state": str(instance.state),
         "end_reason": instance.end_reason and str(instance.end_reason),
         "try_number": instance.try_number,
+        "reschedules": instance.reschedules,
+        "pool": instance.pool,
         "error": instance.error,
         "upstream": list(instance.upstream),
         "trigger_rule": instance.trigger_rule,

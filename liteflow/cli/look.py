@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from liteflow.cli.common import (
     db_option,
     examples,
+    failed_tasks_of,
     instance_document,
     iso,
     json_option,
@@ -19,9 +22,24 @@ from liteflow.cli.common import (
     printable,
     run_document,
     state_of,
+    state_text,
+    task_and_index,
     took,
     when,
 )
+
+if TYPE_CHECKING:
+    from liteflow.storage.history import DagRun, TryInfo
+    from liteflow.storage.summaries import ListedInstance, TaskSummary
+
+MOST_INSTANCES = 5
+"""A task with more instances than this is one row of `show`, without `--all`."""
+
+MOST_FAILED = 10
+"""So many of its failed instances are listed below it."""
+
+MOST_ERROR_CHARACTERS = 60
+"""Of the first failed instance's error, in that row."""
 
 
 @examples("liteflow dags", "liteflow dags --json --db etl.db")
@@ -30,7 +48,8 @@ from liteflow.cli.common import (
 @json_option
 def dags_command(db_path: str | None, as_json: bool) -> None:
     """List the dags that have run in the database."""
-    found = open_history(db_path).dags()
+    history = open_history(db_path)
+    found = history.dags()
     if as_json:
         print_json(
             [
@@ -46,11 +65,12 @@ def dags_command(db_path: str | None, as_json: bool) -> None:
             ]
         )
         return
+    failed = failed_tasks_of(history, [dag.latest for dag in found if dag.latest])
     rows = [
         [
             dag.dag_id,
             str(dag.runs),
-            state_of(dag.latest) if dag.latest else "-",
+            state_text(dag.latest, failed.get(dag.latest.pk, 0)) if dag.latest else "-",
             when(dag.latest.created_at) if dag.latest else "-",
             (dag.description or "").split("\n", 1)[0],
         ]
@@ -76,11 +96,12 @@ def runs_command(dag_id: str | None, state: str | None, limit: int, db_path: str
     if as_json:
         print_json([run_document(run) for run in found])
         return
+    failed = failed_tasks_of(history, found)
     rows = [
         [
             run.dag_id,
             run.run_id,
-            state_of(run) + (f" ({run.end_reason})" if run.end_reason else ""),
+            state_text(run, failed.get(run.pk, 0)),
             when(run.started_at or run.created_at),
             took(run.duration),
         ]
@@ -92,16 +113,50 @@ def runs_command(dag_id: str | None, state: str | None, limit: int, db_path: str
 @examples("liteflow show etl", "liteflow show etl/nightly-2026-01-02 --json")
 @click.command("show")
 @click.argument("run", metavar="RUN")
+@click.option("--all", "show_all", is_flag=True, help="List every instance of mapped tasks, however many there are.")
 @db_option
 @json_option
-def show_command(run: str, db_path: str | None, as_json: bool) -> None:
-    """Show a run and each of its task instances, with earlier tries and errors."""
+def show_command(run: str, show_all: bool, db_path: str | None, as_json: bool) -> None:
+    """Show a run and each of its task instances, with earlier tries and errors.
+
+    A mapped task with many instances is one row that counts them, followed by the first that failed; --all and --json
+    list them all.
+    """
     found = open_history(db_path).find_run(run)
-    instances, tries = found.task_instances(), found.tries()
     if as_json:
-        document = run_document(found)
-        document["task_instances"] = [instance_document(instance) for instance in instances]
-        document["tries"] = [
+        print_json(_run_document_in_full(found))
+        return
+    from liteflow.states import TaskInstanceState
+    from liteflow.storage.summaries import listed_instances, listed_tries, task_summaries
+
+    most = None if show_all else MOST_INSTANCES
+    with found.history.database.read() as session:
+        summaries = task_summaries(session, found.pk)
+        instances = listed_instances(session, found.pk, most=most, most_failed=MOST_FAILED)
+        tries = listed_tries(session, found.pk, most=most)
+    failed = sum(TaskInstanceState.FAILED in summary.counts for summary in summaries)
+    state = state_text(found, failed)
+    click.echo(f"{printable(found.dag_id)}/{printable(found.run_id)}  {state}  {took(found.duration)}")
+    click.echo(f"logical date {iso(found.logical_date)}, started {when(found.started_at)}", err=False)
+    if found.params_json != "{}":
+        click.echo(f"params {printable(found.params_json)}")
+    click.echo()
+    rows = []
+    for summary in summaries:
+        listed = instances.get(summary.task_id, [])
+        if most is None or summary.size <= most:
+            rows += [row for instance in listed for row in _instance_rows(instance, tries)]
+        else:
+            rows += _collapsed_rows(summary, listed)
+    headers = ["TASK", "STATE", "TRY", "STARTED", "TOOK", "ERROR"]
+    print_table(headers, rows, empty="the dag has no tasks", state_column=1)
+
+
+def _run_document_in_full(run: DagRun) -> dict[str, object]:
+    return {
+        **run_document(run),
+        "task_instances": [instance_document(instance) for instance in run.task_instances()],
+        "tries": [
             {
                 "task_id": one.task_id,
                 "map_index": one.map_index,
@@ -112,61 +167,80 @@ def show_command(run: str, db_path: str | None, as_json: bool) -> None:
                 "started_at": iso(one.started_at),
                 "ended_at": iso(one.ended_at),
             }
-            for one in tries
-        ]
-        print_json(document)
-        return
-    reason = f" ({found.end_reason})" if found.end_reason else ""
-    click.echo(
-        f"{printable(found.dag_id)}/{printable(found.run_id)}  {state_of(found)}{reason}  {took(found.duration)}"
-    )
-    click.echo(f"logical date {iso(found.logical_date)}, started {when(found.started_at)}", err=False)
-    if found.params_json != "{}":
-        click.echo(f"params {printable(found.params_json)}")
-    click.echo()
+            for one in run.tries()
+        ],
+    }
+
+
+def _instance_rows(
+    instance: ListedInstance, tries: Mapping[tuple[str, int], Sequence[TryInfo]] | None = None
+) -> list[list[str]]:
+    """A task instance, after its earlier tries."""
+    from liteflow.states import instance_name
+
+    name = instance_name(instance.task_id, instance.map_index, instance.rendered_map_index)
     rows = []
-    for instance in instances:
-        name = instance.task_id if instance.map_index < 0 else f"{instance.task_id}[{instance.map_index}]"
-        for one in tries:
-            if (one.task_id, one.map_index) == (instance.task_id, instance.map_index):
-                duration = one.ended_at - one.started_at if one.started_at and one.ended_at else None
-                rows.append(
-                    [
-                        name,
-                        str(one.state),
-                        str(one.try_number),
-                        when(one.started_at),
-                        took(duration),
-                        one.error or "",
-                    ]
-                )
-        why = f" ({instance.end_reason})" if instance.end_reason else ""
-        rows.append(
-            [
-                name,
-                f"{instance.state}{why}",
-                str(instance.try_number or "-"),
-                when(instance.started_at),
-                took(instance.duration),
-                instance.error or "",
-            ]
-        )
-    headers = ["TASK", "STATE", "TRY", "STARTED", "TOOK", "ERROR"]
-    print_table(headers, rows, empty="the dag has no tasks", state_column=1)
+    for one in (tries or {}).get((instance.task_id, instance.map_index), []):
+        duration = one.ended_at - one.started_at if one.started_at and one.ended_at else None
+        rows.append([name, str(one.state), str(one.try_number), when(one.started_at), took(duration), one.error or ""])
+    reason = f" ({instance.end_reason})" if instance.end_reason else ""
+    rows.append(
+        [
+            name,
+            f"{instance.state}{reason}",
+            str(instance.try_number or "-"),
+            when(instance.started_at),
+            took(instance.duration),
+            instance.error or "",
+        ]
+    )
+    return rows
 
 
-@examples("liteflow logs etl", "liteflow logs etl load", "liteflow logs etl/nightly-2026-01-02 load --json")
+def _collapsed_rows(summary: TaskSummary, failed: Sequence[ListedInstance]) -> list[list[str]]:
+    """A task with many instances as one row, the first that failed below it, and how many more did."""
+    from liteflow.states import TaskInstanceState, counts_text, mapped_name
+
+    rows = [
+        [
+            mapped_name(summary.task_id, summary.size),
+            counts_text(summary.counts),
+            str(summary.try_number or "-"),
+            when(summary.started_at),
+            took(summary.duration),
+            f"[{failed[0].map_index}]: {_shortened(failed[0].error or '')}" if failed else "",
+        ]
+    ]
+    rows += [row for instance in failed for row in _instance_rows(instance)]
+    more = summary.counts.get(TaskInstanceState.FAILED, 0) - len(failed)
+    if more:
+        rows.append([f"and {more:,} more failed", "", "", "", "", ""])
+    return rows
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_ERROR_CHARACTERS else text[: MOST_ERROR_CHARACTERS - 3] + "..."
+
+
+@examples(
+    "liteflow logs etl",
+    "liteflow logs etl load",
+    "liteflow logs etl 'add_one[17]'",
+    "liteflow logs etl/nightly-2026-01-02 load --json",
+)
 @click.command("logs")
 @click.argument("run", metavar="RUN")
-@click.argument("task_id", metavar="[TASK]", required=False)
+@click.argument("task", metavar="[TASK]", required=False)
 @db_option
 @json_option
-def logs_command(run: str, task_id: str | None, db_path: str | None, as_json: bool) -> None:
+def logs_command(run: str, task: str | None, db_path: str | None, as_json: bool) -> None:
     """Print the log of a run or of one of its tasks.
 
-    That is what was printed, logged, and written by child processes.
+    That is what was printed, logged, and written by child processes. TASK means all instances of a mapped task;
+    'TASK[17]' is the one with that map index.
     """
-    entries = open_history(db_path).find_run(run).logs(task_id)
+    task_id, map_index = (None, None) if task is None else task_and_index(task)
+    entries = open_history(db_path).find_run(run).logs(task_id, map_index)
     if as_json:
         print_json(
             [
@@ -183,37 +257,46 @@ def logs_command(run: str, task_id: str | None, db_path: str | None, as_json: bo
             ]
         )
         return
+    from liteflow.states import instance_name
+
     if not entries:
         click.echo("nothing was logged", err=True)
     for entry in entries:
         level = f" {logging.getLevelName(entry.level)}" if entry.level is not None else ""
-        index = "" if entry.map_index < 0 else f"[{entry.map_index}]"
         number = f" try {entry.try_number}" if entry.try_number > 1 else ""
-        head = f"{when(entry.at)} [{printable(entry.task_id)}{index}{number}]{level} "
+        head = f"{when(entry.at)} [{printable(instance_name(entry.task_id, entry.map_index))}{number}]{level} "
         click.echo(head + printable(entry.message))
 
 
-@examples("liteflow xcom etl load", "liteflow xcom etl extract return_value --json")
+@examples(
+    "liteflow xcom etl load",
+    "liteflow xcom etl extract return_value --json",
+    "liteflow xcom etl 'add_one[17]'",
+)
 @click.command("xcom")
 @click.argument("run", metavar="RUN")
-@click.argument("task_id", metavar="TASK")
+@click.argument("task", metavar="TASK")
 @click.argument("key", metavar="[KEY]", required=False)
 @db_option
 @json_option
-def xcom_command(run: str, task_id: str, key: str | None, db_path: str | None, as_json: bool) -> None:
-    """Print the values that a task handed on, or the one under KEY. Pickles are named, never opened."""
+def xcom_command(run: str, task: str, key: str | None, db_path: str | None, as_json: bool) -> None:
+    """Print the values that a task handed on, or the one under KEY. Pickles are named, never opened.
+
+    TASK means all instances of a mapped task; 'TASK[17]' is the one with that map index.
+    """
     from liteflow.authoring.ids import did_you_mean
     from liteflow.errors import NotFoundError
     from liteflow.storage.xcoms import preview, size_text
 
     found = open_history(db_path).find_run(run)
-    values = found.xcoms(task_id)
+    task_id, map_index = task_and_index(task)
+    values = found.xcoms(task_id, map_index)
     if key is not None:
         chosen = [value for value in values if value.key == key]
         if not chosen:
-            keys = [value.key for value in values]
+            keys = sorted({value.key for value in values})
             hint = did_you_mean(key, keys) or (f"; there are {', '.join(keys)}" if keys else "; it handed on nothing")
-            raise NotFoundError(f"task {task_id!r} has no XCom {key!r}{hint}", identifier=key)
+            raise NotFoundError(f"task {task!r} has no XCom {key!r}{hint}", identifier=key)
         values = chosen
     if as_json:
         print_json(
@@ -233,16 +316,15 @@ def xcom_command(run: str, task_id: str, key: str | None, db_path: str | None, a
         for value in values:
             click.echo(printable(preview(value.encoding, value.data, length=1_000_000)))
     else:
+        headers = ["KEY", "ENCODING", "SIZE", "VALUE"]
         rows = [
-            [
-                value.key,
-                value.encoding,
-                size_text(value.size_bytes),
-                preview(value.encoding, value.data, length=200),
-            ]
+            [value.key, value.encoding, size_text(value.size_bytes), preview(value.encoding, value.data, length=200)]
             for value in values
         ]
-        print_table(["KEY", "ENCODING", "SIZE", "VALUE"], rows, empty="the task handed on nothing")
+        if map_index is None and any(value.map_index >= 0 for value in values):
+            headers = ["MAP", *headers]
+            rows = [[str(value.map_index), *row] for value, row in zip(values, rows, strict=True)]
+        print_table(headers, rows, empty="the task handed on nothing")
 
 
 @examples("liteflow visualize etl --db etl.db", "liteflow visualize etl/nightly-2026-01-02 --direction TD > run.mmd")
@@ -257,23 +339,26 @@ def xcom_command(run: str, task_id: str, key: str | None, db_path: str | None, a
 )
 @db_option
 def visualize_command(identifier: str, direction: str, db_path: str | None) -> None:
-    """Draw a run as a Mermaid flowchart, each task instance with its state.
+    """Draw a run as a Mermaid flowchart, each task with its state, a mapped one with the states of its instances.
 
     IDENTIFIER is a dag id, whose latest run is drawn, or a RUN.
     """
+    from liteflow.storage.summaries import task_summaries
     from liteflow.visualize import Node, Picture, flowchart
     from liteflow.visualize.mermaid import MOST_CHARACTERS, MOST_EDGES
 
     run = open_history(db_path).find_run(identifier)
+    with run.history.database.read() as session:
+        summaries = task_summaries(session, run.pk)
     nodes = [
         Node(
-            instance.task_id,
-            instance.map_index,
-            str(instance.state),
-            instance.upstream,
-            took(instance.duration) if instance.duration else "",
+            summary.task_id,
+            summary.counts,
+            summary.upstream,
+            summary.is_mapped,
+            took(summary.duration) if summary.duration and not summary.is_mapped else "",
         )
-        for instance in run.task_instances()
+        for summary in summaries
     ]
     picture = Picture(run.dag_id, run.run_id, state_of(run), nodes)
     drawn = flowchart(picture, direction=direction)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -135,12 +134,9 @@ def _param(dag: Dag, text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise click.BadParameter(f"{text!r} is not of the form K=V", param_hint="--param")
-    if isinstance(dag.params.get(name), str):  # 00123 is what the user means, not a number
-        return name, value
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+    from liteflow.authoring.params import parse_param_text
+
+    return name, parse_param_text(dag.declared_params.get(name), value)
 
 
 def _moment(text: str) -> datetime:

@@ -10,42 +10,107 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 import liteflow
-from liteflow.authoring.context import DagRunFacts, TaskInstanceFacts, current_context, make_context
+from liteflow.authoring.context import (
+    Context,
+    DagRunFacts,
+    DagView,
+    TaskInstanceFacts,
+    TaskView,
+    current_context,
+    make_context,
+)
+from liteflow.authoring.decorators import Guarded
+from liteflow.authoring.mapping import ExpandInput, Leaf, all_leaves, mapped_kwargs, mapped_over
+from liteflow.authoring.options import BashOptions, SensorOptions
+from liteflow.authoring.task import BASH, BRANCH, SENSOR, SHORT_CIRCUIT
+from liteflow.authoring.templates import has_template
 from liteflow.authoring.xcomarg import RETURN_VALUE, put_together
 from liteflow.errors import FailTask, SkipTask, XComEncodeError
-from liteflow.states import EndReason, TaskInstanceState
-from liteflow.storage.xcoms import decode, encode
+from liteflow.execution.pulling import Ask, TryXComs, check_key
+from liteflow.storage.xcoms import decode, encode, encode_items
 
 _PACKAGE = os.path.dirname(os.path.abspath(liteflow.__file__)) + os.sep
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+LONGEST_REASON = 500
+"""How much of a retry policy's reason is kept."""
 
-class Payload(NamedTuple):
-    """What a worker needs to call a task's function. Plain types only: it is part of a message."""
+CALLBACK = "callback"
+"""The kind of a job that calls a callback: beside those of tasks."""
 
+
+class Recipe(NamedTuple):
+    """What all tries of a task have in common. Plain types only: it is part of a message."""
+
+    kind: str
     arguments: bytes
-    """Pickled `(args, kwargs)` with placeholders; empty for none."""
+    """Pickled `(args, kwargs, sources)` with placeholders, the last one what is mapped over; empty for none."""
     has_placeholders: bool
-    inputs: tuple[tuple[str, str, str, bytes, bool], ...]
-    """Of each input: task id, key, encoding, data, and whether the key must still be taken from a returned dict."""
+    templated: bool
+    """Whether strings among the arguments are Jinja templates."""
+    native: bool
+    """Whether a template gives a Python object."""
     context_params: tuple[str, ...]
     wants_context: bool
     multiple_outputs: bool
+    push_result: bool
+    mapped_keys: tuple[str, ...]
+    """The XComs that other tasks are mapped over: they are encoded item by item."""
+    used_mapped: tuple[str, ...] | None
+    """Of a task in a mapped group: which of the group's arguments it wants. None: it is mapped by itself."""
+    map_index_template: str | None
+    sensor: tuple[Any, ...] | None
+    """The fields of `SensorOptions`."""
+    extras: bytes
+    """A pickled dict of what few tasks have: `bash`, `retry_policy`, `on_execute`, `templates_dict`; empty for none."""
+    wants_exception: bool
+    """Whether a callback wants the exception of a try that fails."""
+    dag_view: tuple[Any, ...]
+    task_view: tuple[Any, ...]
+    max_tries: int
+
+
+class MappedItems(NamedTuple):
+    """The items over which one instance is mapped."""
+
+    lengths: tuple[int, ...]
+    """Of each leaf, in the order of `all_leaves`."""
+    items: tuple[tuple[int, int, str, bytes], ...]
+    """Leaf, place, encoding, data. The encoding of an item that is written in the dag is `literal`."""
+    total: int
+    """How many instances there are."""
+
+
+class Payload(NamedTuple):
+    """What a worker needs for one try, beside the recipe. Plain types only: it is part of a message."""
+
+    inputs: tuple[tuple[str, str, bool, tuple[tuple[str, bytes, bool] | None, ...]], ...]
+    """Of each input: task id, key, whether it is a list, and its values: encoding, data, whether the key must still be
+    taken from a returned dict; None where nothing was handed on."""
+    mapped: tuple[Any, ...] | None
+    """The fields of `MappedItems`."""
     dag_id: str
     run_id: str
     task_id: str
     map_index: int
     try_number: int
-    max_tries: int
     logical_date_us: int
     params: str
     """Typed JSON."""
+    run_started_us: int
+    first_look_us: int | None = None
+    """Of a sensor that gave its slot back: when it looked first."""
+    looks: int = 0
+    """How many times it has looked before."""
+    more_context: bytes = b""
+    """Of a callback: how what it is about ended; see `callbacks.put_end`."""
 
 
 class Result(NamedTuple):
@@ -56,58 +121,301 @@ class Result(NamedTuple):
     error: str | None
     may_retry: bool
     xcoms: tuple[tuple[str, str, bytes], ...]
+    delay_s: float | None = None
+    """Seconds until the next try or look, where the task's options do not say it."""
+    chosen: tuple[str, ...] | None = None
+    """Of a branch: the ids that it chose. Of a short circuit that stops: empty."""
+    label: str | None = None
+    """What the mapped instance is called."""
+    exception: bytes | None = None
+    """The pickled exception, for callbacks."""
 
 
-def call(function: Callable[..., Any], payload: Payload, report: Callable[[str], None]) -> Result:
-    """Call the function as the payload says. `report` gets the text of a traceback.
+class Try:
+    """One try of one task instance, in the process that runs it."""
 
-    A child that the function forked, and that comes back here, ends: only the process that began the try goes on.
-    """
-    pid = os.getpid()
-    try:
-        params = _decoded_params(payload.params)
+    def __init__(self, recipe: Recipe, payload: Payload, report: Callable[[str], None], ask: Ask | None) -> None:
+        self.recipe = recipe
+        self.payload = payload
+        self.report = report
+        """Takes the text of a traceback, or another message for the log."""
+        ended_index = payload.map_index if recipe.kind == CALLBACK else None
+        self.xcoms = TryXComs(payload.dag_id, payload.run_id, payload.task_id, ask, ended_index=ended_index)
+        self._extras: dict[str, Any] | None = None
+        self._keywords: Mapping[str, Any] = {}
+        """What the function was called with, by name: a label may be made of it."""
+
+    @cached_property
+    def context(self) -> Context:
+        """The context of the try; made when something asks for it, which most tiny tasks do not."""
+        return self._make_context()
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What few tasks have, by name."""
+        if self._extras is None:
+            self._extras = pickle.loads(self.recipe.extras) if self.recipe.extras else {}
+        return self._extras
+
+    def _make_context(self) -> Context:
+        from liteflow.execution.templates import macros
+
+        payload, recipe = self.payload, self.recipe
+        # Fresh for each task: one must not change what the next one sees.
+        params: dict[str, Any] = decode("json", payload.params.encode())
+        run_started = _moment(payload.run_started_us)
         context = make_context(
-            DagRunFacts(
-                payload.dag_id,
-                payload.run_id,
-                _EPOCH + timedelta(microseconds=payload.logical_date_us),
-                params,
-            ),
+            DagRunFacts(payload.dag_id, payload.run_id, _moment(payload.logical_date_us), params, run_started),
             TaskInstanceFacts(
                 payload.dag_id,
                 payload.run_id,
                 payload.task_id,
                 payload.map_index,
                 payload.try_number,
-                payload.max_tries,
+                recipe.max_tries,
+                start_date=datetime.now(UTC),
+                xcoms=self.xcoms,
             ),
+            dag=DagView(*recipe.dag_view),
+            task=TaskView(*recipe.task_view),
+            expanded_ti_count=payload.mapped[2] if payload.mapped is not None else None,
+            map_index_template=recipe.map_index_template,
+            task_reschedule_count=payload.looks,
+            templates_dict=None,
+            exception=None,
+            reason=None,
         )
-        args, kwargs = _arguments(payload, params)
-        for name in payload.context_params:
-            kwargs[name] = context[name]
-        if payload.wants_context:
-            kwargs = {**{key: value for key, value in context.items() if key not in kwargs}, **kwargs}
+        context.macros_of = macros
+        if payload.more_context:
+            from liteflow.execution.callbacks import put_end
+
+            put_end(context, payload.more_context)
+        return context
+
+    def arguments(self, function: Callable[..., Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of the call: what was written, what other tasks handed on, and what the context gives."""
+        args, kwargs, templates_dict = self._given()
+        self._keywords = kwargs
+        if templates_dict is not None:
+            self.context["templates_dict"] = templates_dict
+        for name in self.recipe.context_params:
+            if name not in kwargs:
+                kwargs[name] = self.context[name]
+        if self.recipe.wants_context:
+            kwargs = {**{key: value for key, value in self.context.items() if key not in kwargs}, **kwargs}
             for name in _named_positionally(function, len(args)):
                 kwargs.pop(name, None)
-        with current_context(context):
-            value = function(*args, **kwargs)
-            if inspect.iscoroutine(value):
-                import asyncio
+        return args, kwargs
 
-                value = asyncio.run(value)
+    def _given(self) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any] | None]:
+        recipe = self.recipe
+        templates_dict = self.extras.get("templates_dict") if recipe.extras else None
+        if not recipe.arguments and templates_dict is None:
+            return (), {}, None
+        args, kwargs, sources = pickle.loads(recipe.arguments) if recipe.arguments else ((), {}, ())
+        if recipe.templated:
+            args, kwargs, templates_dict = self.render((args, kwargs, templates_dict))
+        if not recipe.has_placeholders and not sources:
+            return args, kwargs, templates_dict
+        params = self.context["params"]
+        inputs = {
+            (task_id, key): _input(task_id, key, is_list, values)
+            for task_id, key, is_list, values in self.payload.inputs
+        }
+        mapped = self._mapped(sources, inputs) if sources and self.payload.mapped is not None else {}
+        args = tuple(put_together(one, inputs, params, mapped) for one in args)
+        kwargs = {name: put_together(one, inputs, params, mapped) for name, one in kwargs.items()}
+        templates_dict = put_together(templates_dict, inputs, params, mapped)
+        if recipe.used_mapped is None:
+            kwargs.update(mapped_over(sources, kwargs, mapped))
+        return args, kwargs, templates_dict
+
+    def render(self, value: Any) -> Any:
+        """The value with its Jinja templates rendered."""
+        from liteflow.execution.templates import render
+
+        return render(value, self.context, native=self.recipe.native)
+
+    def rendered(self, value: Any) -> Any:
+        """The same, where whether there is a template is known only now."""
+        return self.render(value) if has_template(value) else value
+
+    def _mapped(self, sources: Any, inputs: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
+        """The arguments over which this instance is mapped."""
+        assert self.payload.mapped is not None
+        items = MappedItems(*self.payload.mapped)
+        expand = ExpandInput(sources, ())
+        leaves = all_leaves(expand)
+        lengths = dict(zip(leaves, items.lengths, strict=True))
+        values: dict[tuple[Leaf, int], Any] = {}
+        for leaf, place, encoding, data in items.items:
+            if encoding == "literal":
+                written = pickle.loads(data)
+                if self.recipe.templated:
+                    written = self.render(written)
+                values[leaves[leaf], place] = put_together(written, inputs, self.context["params"])
+            else:
+                values[leaves[leaf], place] = decode(encoding, data)
+        return mapped_kwargs(expand, self.payload.map_index, lengths, values)
+
+    def outputs(self, value: Any) -> tuple[tuple[str, str, bytes], ...]:
+        """What the try hands on: its result, and what it pushed itself."""
+        found = dict(self.xcoms.pushed)
+        if value is not None and self.recipe.push_result:
+            found[RETURN_VALUE] = encode(value) if RETURN_VALUE not in self.recipe.mapped_keys else encode_items(value)
+            if self.recipe.multiple_outputs:
+                found.update(_each_key(value))
+        for key in self.recipe.mapped_keys:
+            if key != RETURN_VALUE and isinstance(value, dict) and key in value:
+                found[key] = encode_items(value[key])
+            if key not in found:
+                what = "what this one returns" if key == RETURN_VALUE else repr(key)
+                raise XComEncodeError(
+                    f"another task is mapped over {what}, and nothing was handed on there; return a list, if need be []"
+                )
+        return tuple((key, *encoded) for key, encoded in found.items())
+
+    def label(self) -> str | None:
+        """What the instance is called, by its `map_index_template`."""
+        if self.recipe.map_index_template is None or self.payload.map_index < 0:
+            return None
+        from liteflow.execution.templates import render_map_index
+
+        return render_map_index(self.recipe.map_index_template, {**self.context, **self._keywords})
+
+
+def call(
+    function: Callable[..., Any],
+    recipe: Recipe,
+    payload: Payload,
+    report: Callable[[str], None],
+    ask: Ask | None = None,
+) -> Result:
+    """Call the function as the recipe and the payload say. `report` gets the text of a traceback.
+
+    `ask` puts a question to whoever drives the run and returns the answer; without it a task can pull only what it
+    pushed itself. A child that the function forked, and that comes back here, ends: only the process that began the try
+    goes on.
+    """
+    pid = os.getpid()
+    one: Try | None = None
+    try:
+        here = one = Try(recipe, payload, report, ask)
+        with current_context(lambda: here.context):
+            result = _called(function, one)
         if os.getpid() != pid:
             _end_child(None)
-        return Result("success", None, None, True, _outputs(value, payload))
     except SkipTask as error:
-        return Result("skipped", None, str(error) or None, True, ())
+        result = Result("skipped", None, str(error) or None, True, _pushed(one))
     except FailTask as error:
         report(trace_of(error))
-        return Result("failed", "error", describe_error(error), False, ())
+        result = Result(
+            "failed", "error", describe_error(error), False, _pushed(one), exception=_exception(recipe, error)
+        )
     except BaseException as error:
         if os.getpid() != pid:
             _end_child(error)
         report(trace_of(error))
-        return Result("failed", "error", describe_error(error), True, ())
+        result = _after_error(one, recipe, error)
+    label = one.label() if one is not None else None
+    return result if label is None else result._replace(label=label)
+
+
+def _called(function: Callable[..., Any], one: Try) -> Result:
+    kind = one.recipe.kind
+    if kind == CALLBACK:
+        _finished(function(one.context))
+        return Result("success", None, None, True, ())
+    if isinstance(function, Guarded):  # asked first: what is not to run calls no callback either
+        args, kwargs = one.arguments(function.function)
+        function.check(one.context)
+        function = function.function
+    else:
+        args, kwargs = one.arguments(function)
+    for callback in one.extras.get("on_execute", ()) if one.recipe.extras else ():
+        _call_quietly(callback, one)
+    if kind == SENSOR:
+        from liteflow.execution.sensing import look
+
+        assert one.recipe.sensor is not None
+        return look(lambda: _finished(function(*args, **kwargs)), SensorOptions(*one.recipe.sensor), one)
+    value = _finished(function(*args, **kwargs))
+    if kind == BASH:
+        from liteflow.operators.bash import run_command
+
+        options: BashOptions = one.extras["bash"]
+        options = options._replace(env=one.rendered(options.env), cwd=one.rendered(options.cwd))
+        value = run_command(one.rendered(value), options)
+    chosen = None
+    if kind == BRANCH:
+        chosen = _chosen(value)
+    elif kind == SHORT_CIRCUIT and not value:
+        chosen, value = (), None
+    return Result("success", None, None, True, one.outputs(value), chosen=chosen)
+
+
+def _finished(value: Any) -> Any:
+    """What a function gave; of a coroutine, what comes of it."""
+    if inspect.iscoroutine(value):
+        import asyncio
+
+        return asyncio.run(value)
+    return value
+
+
+def _call_quietly(callback: Callable[..., Any], one: Try) -> None:
+    """Call a callback whose error changes nothing."""
+    try:
+        _finished(callback(one.context))
+    except Exception as error:
+        one.report(trace_of(error))
+
+
+def _after_error(one: Try | None, recipe: Recipe, error: BaseException) -> Result:
+    """A failed try, and what its retry policy makes of it."""
+    result = Result("failed", "error", describe_error(error), True, _pushed(one), exception=_exception(recipe, error))
+    policy = one.extras.get("retry_policy") if one is not None and recipe.extras else None
+    if policy is None or one is None:
+        return result
+    from liteflow.authoring.retry_policy import RetryAction, decide
+
+    retries = recipe.max_tries - 1  # what Airflow calls max_tries
+    decision = decide(policy, error, one.payload.try_number, retries, one.context)
+    if decision.reason:
+        one.report(f"retry policy: {decision.action.name.lower()}: {decision.reason[:LONGEST_REASON]}")
+    if decision.action is RetryAction.FAIL:
+        return result._replace(may_retry=False)
+    if decision.action is RetryAction.RETRY and decision.retry_delay is not None:
+        return result._replace(delay_s=decision.retry_delay_s)
+    return result
+
+
+def _exception(recipe: Recipe, error: BaseException) -> bytes | None:
+    """The exception for callbacks, if one wants it and it can travel."""
+    if not recipe.wants_exception:
+        return None
+    from liteflow.storage.xcoms import pickle_exception
+
+    return pickle_exception(error)
+
+
+def _pushed(one: Try | None) -> tuple[tuple[str, str, bytes], ...]:
+    """What a try pushed itself: that is handed on whichever way it ended."""
+    return () if one is None else tuple((key, *encoded) for key, encoded in one.xcoms.pushed.items())
+
+
+def _chosen(value: Any) -> tuple[str, ...]:
+    """The ids that a branch returned."""
+    if value is None:
+        return ()
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else None
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"a branch returns the id of a task or group, a list of ids, or None; not {value!r:.200}")
+    return names
+
+
+def _moment(us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=us)
 
 
 def _end_child(error: BaseException | None) -> NoReturn:
@@ -125,24 +433,15 @@ def _end_child(error: BaseException | None) -> NoReturn:
     os._exit(code & 0xFF)
 
 
-def _decoded_params(text: str) -> dict[str, Any]:
-    """The params of the run, fresh for each task: one task must not change what the next one sees."""
-    params: dict[str, Any] = decode("json", text.encode())
-    return params
+def _input(task_id: str, key: str, is_list: bool, values: tuple[tuple[str, bytes, bool] | None, ...]) -> Any:
+    """The value of one input: of a mapped task a list, with None where an instance handed on nothing."""
+    found = [None if value is None else _one_value(task_id, key, *value) for value in values]
+    return found if is_list else found[0]
 
 
-def _arguments(payload: Payload, params: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if not payload.arguments:
-        return (), {}
-    args, kwargs = pickle.loads(payload.arguments)
-    if payload.has_placeholders:
-        inputs = {
-            (task_id, key): _take(task_id, key, decode(encoding, data)) if take else decode(encoding, data)
-            for task_id, key, encoding, data, take in payload.inputs
-        }
-        args = tuple(put_together(one, inputs, params) for one in args)
-        kwargs = {name: put_together(one, inputs, params) for name, one in kwargs.items()}
-    return args, kwargs
+def _one_value(task_id: str, key: str, encoding: str, data: bytes, take: bool) -> Any:
+    value = decode(encoding, data)
+    return _take(task_id, key, value) if take else value
 
 
 def _take(task_id: str, key: str, value: Any) -> Any:
@@ -160,31 +459,15 @@ def _named_positionally(function: Callable[..., Any], count: int) -> list[str]:
     return list(inspect.signature(function).parameters)[:count]
 
 
-def _outputs(value: Any, payload: Payload) -> tuple[tuple[str, str, bytes], ...]:
-    if value is None:
-        return ()
-    found = [(RETURN_VALUE, *encode(value))]
-    if payload.multiple_outputs:
-        if not isinstance(value, dict):
-            raise XComEncodeError(
-                f"the task has multiple_outputs (or is annotated to return a dict) and returned {type(value).__name__}"
-            )
-        for key, one in value.items():
-            if not isinstance(key, str):
-                raise XComEncodeError(f"the task has multiple_outputs, and a key of its dict is no text: {key!r}")
-            if not key or len(key) > 250 or "\x00" in key or not _is_text(key):
-                raise XComEncodeError(f"the task has multiple_outputs, and a key of its dict cannot be stored: {key!r}")
-            if one is not None and key != RETURN_VALUE:
-                found.append((key, *encode(one)))
-    return tuple(found)
-
-
-def _is_text(key: str) -> bool:
-    try:
-        key.encode()
-    except UnicodeEncodeError:  # lone surrogates
-        return False
-    return True
+def _each_key(value: Any) -> dict[str, tuple[str, bytes]]:
+    """The XComs of a task with multiple outputs, beside its whole result."""
+    if not isinstance(value, dict):
+        raise XComEncodeError(
+            f"the task has multiple_outputs (or is annotated to return a dict) and returned {type(value).__name__}"
+        )
+    for key in value:
+        check_key(key, "the task has multiple_outputs, and a key of its dict")
+    return {key: encode(one) for key, one in value.items() if one is not None and key != RETURN_VALUE}
 
 
 def describe_error(error: BaseException) -> str:
@@ -212,8 +495,3 @@ def _own_frames_dropped(trace: TracebackType | None) -> TracebackType | None:
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_PACKAGE):
         trace = trace.tb_next
     return trace
-
-
-def as_states(result: Result) -> tuple[TaskInstanceState, EndReason | None]:
-    """State and reason of a result as the words that they are."""
-    return TaskInstanceState(result.state), EndReason(result.reason) if result.reason else None

@@ -31,13 +31,12 @@ class Code(NamedTuple):
     data: bytes = b""
 
 
-def describe(task: Task) -> Code:
-    """How the task's function travels. Raises TransportError, which names the global that cannot."""
-    function = task.function
+def describe(function: Callable[..., Any], whose: str) -> Code:
+    """How a function travels. Raises TransportError, which names the global that cannot; `whose` says what it is."""
     try:
         module, file, qualname = reference_of(function)
     except LookupError:
-        return Code("pickle", data=_by_value(task, function))
+        return Code("pickle", data=_by_value(function, whose))
     return Code("reference", module, file, digest_of(file) if file else None, qualname)
 
 
@@ -52,15 +51,15 @@ def load(code: Code) -> Callable[..., Any]:
     return found
 
 
-def pack_arguments(task: Task) -> bytes:
-    """The task's arguments, with placeholders in them; empty when there are none. Raises TransportError."""
-    if not task.args and not task.kwargs:
-        return b""
+def pack_arguments(task: Task, arguments: tuple[Any, ...]) -> bytes:
+    """`(args, kwargs, ...)` of a task, with placeholders in them. Raises TransportError."""
     try:
-        return _dumps((task.args, task.kwargs))
+        return _dumps(arguments)
     except Exception as error:
-        named = [(f"number {number}", value) for number, value in enumerate(task.args, 1)]
-        named += [(repr(name), value) for name, value in task.kwargs.items()]
+        args, kwargs = arguments[:2]
+        named = [(f"number {number}", value) for number, value in enumerate(args, 1)]
+        named += [(repr(name), value) for name, value in kwargs.items()]
+        named += [("that it is mapped over", arguments[2:])]
         for name, value in named:
             why = _why_not(value)
             if why is not None:
@@ -70,14 +69,21 @@ def pack_arguments(task: Task) -> bytes:
         raise
 
 
-def _by_value(task: Task, function: Callable[..., Any]) -> bytes:
+def pack(value: Any, what: str) -> bytes:
+    """Anything else that a worker needs. Raises TransportError, which begins with `what`."""
+    try:
+        return _dumps(value)
+    except Exception as error:
+        raise TransportError(f"{what} cannot be sent to a worker: {error}") from error
+
+
+def _by_value(function: Callable[..., Any], whose: str) -> bytes:
     try:
         return _dumps(function)
     except Exception as error:
         raise TransportError(
-            f"{task.place}: the function of task {task.task_id!r} cannot be sent to a worker: "
-            f"{_culprit(function) or error}. Define it at the top level of a module or script, where the worker can "
-            "find it by its name"
+            f"{whose} cannot be sent to a worker: {_culprit(function) or error}. Define it at the top level of a "
+            "module or script, where the worker can find it by its name"
         ) from error
 
 

@@ -20,16 +20,16 @@ from typing import Any
 
 from liteflow.authoring.dagfile import loading
 from liteflow.errors import MissingMainGuard
-from liteflow.execution.calling import Payload, Result, as_states, call, describe_error, trace_of
+from liteflow.execution.calling import Payload, Recipe, Result, call, describe_error, trace_of
 from liteflow.execution.code import Code, load
-from liteflow.execution.jobs import Events, Job, LogLine, Outcome, charge_log
+from liteflow.execution.jobs import Events, Job, LogLine, Outcome, charge_log, outcome_of, why_killed
 from liteflow.execution.output import ROW_BYTES
 from liteflow.states import EndReason, TaskInstanceState
 
 Reply = tuple[Result, list[tuple[int, int | None, str | None, str]], int, int, str | None, Any]
 
 
-def run_there(code: Code, payload: Payload, host_pid: int) -> Reply:
+def run_there(code: Code, recipe: Recipe, payload: Payload, host_pid: int) -> Reply:
     """Run one try in a worker of the executor: result, log lines, start and end, load error, guard."""
     lines: list[tuple[int, int | None, str | None, str]] = []
     started_us = _now_us()
@@ -51,7 +51,7 @@ def run_there(code: Code, payload: Payload, host_pid: int) -> Reply:
             where = code.file or code.module or "its function"
             result = Result("failed", "error", f"cannot load {where}: {describe_error(error)}", True, ())
         else:
-            result = call(function, payload, report)
+            result = call(function, recipe, payload, report)
     return result, lines, started_us, _now_us(), trace, guard
 
 
@@ -113,17 +113,21 @@ class ForeignEngine:
 
     def submit(self, vacancy: int, jobs: list[Job]) -> None:
         for job in jobs:
-            payload: Any = job.payload
             job.started_at = time.monotonic()
             job.started_us = _now_us()
             try:
-                future = self._executor.submit(run_there, job.code, payload, os.getpid())
+                future = self._executor.submit(
+                    run_there, job.code, Recipe(*job.recipe), Payload(*job.payload), os.getpid()
+                )
             except (RuntimeError, OSError) as error:  # broken, shut down, or no more processes to be had
                 future = Future()
                 future.set_exception(error)
             self._live[job] = future
             self._fresh.append(job)
             future.add_done_callback(lambda done, job=job: self._done.put((job, done)))  # type: ignore[misc]
+
+    def answer(self, job: Job, number: int, rows: tuple[Any, ...]) -> None:
+        raise AssertionError("jobs of a foreign executor ask nothing")
 
     def cancel(self, job: Job, reason: EndReason) -> None:
         if job in self._live and job.kill_reason is None:
@@ -164,10 +168,7 @@ class ForeignEngine:
             events.finished.append((job, self._failed(job, EndReason.ERROR, describe_error(error))))
             return
         events.lines += [(job, LogLine(*line)) for line in lines if charge_log(job, len(line[3]) + ROW_BYTES)]
-        state, reason = as_states(result)
-        outcome = Outcome(
-            state, reason, result.error, result.may_retry, result.xcoms, started_us, ended_us, trace, guard
-        )
+        outcome = outcome_of(result, started_us=started_us, ended_us=ended_us, load_trace=trace, guard=guard)
         events.finished.append((job, outcome))
 
     def _end_overdue(self, events: Events) -> None:
@@ -180,10 +181,7 @@ class ForeignEngine:
             if job.kill_reason is None:
                 continue
             self._live.pop(job).cancel()
-            if job.kill_reason is EndReason.TIMEOUT:
-                text = f"took longer than its timeout of {job.timeout_s:g} s; its executor cannot stop it"
-            else:
-                text = f"{job.kill_reason}; its executor cannot stop it"
+            text = f"{why_killed(job)}; its executor cannot stop it"
             events.finished.append((job, self._failed(job, job.kill_reason, text)))
 
     def _failed(self, job: Job, reason: EndReason, error: str) -> Outcome:

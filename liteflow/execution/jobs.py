@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from liteflow.execution.calling import Result
 from liteflow.execution.code import Code
 from liteflow.states import EndReason, TaskInstanceState
 
@@ -23,6 +24,15 @@ def charge_log(job: Job, size: int) -> bool:
         return False
     job.log_bytes += size
     return True
+
+
+def why_killed(job: Job) -> str:
+    """Why a job was told to end, in words."""
+    if job.kill_reason is not EndReason.TIMEOUT:
+        return str(job.kill_reason or EndReason.CANCELLED)
+    if job.timeout_s is None or job.ended_by_run:
+        return "its run took longer than its dagrun_timeout"
+    return f"took longer than its timeout of {job.timeout_s:g} s"
 
 
 class LogLine(NamedTuple):
@@ -50,6 +60,40 @@ class Outcome(NamedTuple):
     """The traceback when the function could not be loaded at all."""
     guard: tuple[str, str, int] | None = None
     """Message, file and line when the dag file starts a run while it is imported."""
+    delay_s: float | None = None
+    """Seconds until the next try or look, where the task's options do not say it."""
+    chosen: tuple[str, ...] | None = None
+    """What a branch chose; empty for a short circuit that stops."""
+    label: str | None = None
+    """What a mapped instance is called."""
+    exception: bytes | None = None
+    """The pickled exception, for callbacks."""
+
+
+def outcome_of(
+    result: Result,
+    *,
+    started_us: int | None,
+    ended_us: int,
+    load_trace: str | None,
+    guard: tuple[str, str, int] | None,
+) -> Outcome:
+    """The outcome of a try whose worker told its result."""
+    return Outcome(
+        TaskInstanceState(result.state),
+        EndReason(result.reason) if result.reason else None,
+        result.error,
+        result.may_retry,
+        result.xcoms,
+        started_us,
+        ended_us,
+        load_trace,
+        guard,
+        result.delay_s,
+        result.chosen,
+        result.label,
+        result.exception,
+    )
 
 
 @dataclass(eq=False, slots=True)
@@ -65,12 +109,19 @@ class Job:
     try_number: int
     code_number: int
     code: Code
+    recipe: tuple[Any, ...]
+    """What all tries of its task have in common; see `calling.Recipe`."""
+    recipe_number: int
+    """Under which a slot keeps the recipe; 0 for one that is used once."""
     payload: tuple[Any, ...]
-    """What the worker needs to call the function; see `calling.call`."""
+    """What the worker needs for this try; see `calling.Payload`."""
     name: str
+    map_index: int
     timeout_s: float | None
     kill_grace_s: float
     log_cap_bytes: int
+    callback_id: int | None = None
+    """Of a callback: the key of its row; it is no try, and changes no state."""
     expected_s: float | None = None
     """How long it will take by experience; None if there is none."""
     started_at: float | None = None
@@ -78,6 +129,8 @@ class Job:
     started_us: int | None = None
     kill_reason: EndReason | None = None
     """Why it was told to end, once it was."""
+    ended_by_run: bool = False
+    """Whether that is why its whole run was ended."""
     given_at: float = 0.0
     """When its slot was given it, by the monotonic clock."""
     deaths: int = 0
@@ -95,9 +148,11 @@ class Events:
     finished: list[tuple[Job, Outcome]] = field(default_factory=list)
     returned: list[Job] = field(default_factory=list)
     """Jobs that were given to a slot, had not started, and need another one."""
+    questions: list[tuple[Job, int, tuple[Any, ...]]] = field(default_factory=list)
+    """What running jobs want to know: with a number for the answer."""
 
     def __bool__(self) -> bool:
-        return bool(self.started or self.lines or self.finished or self.returned)
+        return bool(self.started or self.lines or self.finished or self.returned or self.questions)
 
 
 class Engine(Protocol):
@@ -117,6 +172,9 @@ class Engine(Protocol):
 
     def submit(self, vacancy: int, jobs: list[Job]) -> None:
         """Run the jobs one after the other. Their claims are committed."""
+
+    def answer(self, job: Job, number: int, rows: tuple[Any, ...]) -> None:
+        """Answer a question; one whose job is over is dropped."""
 
     def cancel(self, job: Job, reason: EndReason) -> None:
         """End a job that was submitted; it comes back as finished, or returned if it had not started."""

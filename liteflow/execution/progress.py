@@ -7,12 +7,20 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from liteflow.authoring.dag import Dag
-from liteflow.states import RunState, TaskInstanceState
+from liteflow.states import (
+    TERMINAL,
+    RunState,
+    TaskInstanceState,
+    counts_text,
+    instance_name,
+    mapped_text,
+    run_text,
+)
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -20,8 +28,12 @@ if TYPE_CHECKING:
     from liteflow.execution.active import RunEvent
     from liteflow.execution.handle import RunHandle
     from liteflow.storage.history import DagRun
+    from liteflow.storage.summaries import ListedInstance, TaskSummary
 
 _S = TaskInstanceState
+
+MOST_FAILURES = 10
+"""How many instances of a mapped task have a line of their own when they fail; how many tasks have one at the end."""
 
 
 class Display(Protocol):
@@ -68,59 +80,127 @@ def seconds_text(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02} h"
 
 
+class Tally:
+    """The states of a run's task instances as its events tell them, counted without looking at all of them again."""
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        """`sizes`: how many instances of each task there are."""
+        self.counts: Counter[TaskInstanceState] = Counter()
+        """How many are in which state; those that have not moved yet are in none."""
+        self.total = sum(sizes.values())
+        self._sizes = dict(sizes)
+        self._states: dict[tuple[str, int], TaskInstanceState] = {}
+
+    def set(self, task_id: str, map_index: int, state: TaskInstanceState) -> None:
+        """A task instance is in that state now."""
+        self._forget(task_id, map_index)
+        self._states[task_id, map_index] = state
+        self.counts[state] += 1
+
+    def expand(self, task_id: str, count: int) -> None:
+        """The task's one instance became `count`; 0 changes nothing, nor does hearing it again."""
+        if not count:
+            return
+        self._forget(task_id, -1)
+        self.total += count - self._sizes.get(task_id, 1)
+        self._sizes[task_id] = count
+
+    def _forget(self, task_id: str, map_index: int) -> None:
+        before = self._states.pop((task_id, map_index), None)
+        if before is not None:
+            self.counts[before] -= 1
+
+    @property
+    def done(self) -> int:
+        """How many are over."""
+        return sum(self.counts[state] for state in TERMINAL)
+
+
 class _Base:
     """What both displays have in common: the lines that they print, and the end."""
 
     refresh_s = 0.5
 
     def __init__(self) -> None:
-        self.states: dict[str, TaskInstanceState] = {}
         self.started_at = time.monotonic()
-        self.total = 0
+        self.tally = Tally({})
+        self._show_hint = "liteflow show"
+        self._failures: Counter[tuple[str, TaskInstanceState]] = Counter()
+        """How many instances of each mapped task have failed, for good or to be tried again."""
 
     def _begin(self, dag: Dag, run: DagRun) -> None:
-        self.total = len(dag.tasks)
-        count = f"{self.total} task{'' if self.total == 1 else 's'}"
+        from liteflow.storage.summaries import task_summaries
+
+        # Read, not taken from the dag: the run goes on already, and may have expanded some of it.
+        with run.history.database.read() as session:
+            self.tally = Tally({summary.task_id: summary.size for summary in task_summaries(session, run.pk)})
+        self._show_hint = f"liteflow show {run.dag_id}/{run.run_id}{db_hint(run.history.database.path)}"
+        count = f"{len(dag.tasks)} task{'' if len(dag.tasks) == 1 else 's'}"
         self._line(f"run {run.run_id} of dag {run.dag_id}: {count}, in {run.history.database.path}")
 
     def take(self, event: RunEvent) -> None:
+        if event.task_id is None:
+            return
         if event.kind == "line":
-            self._line(f"[{event.task_id}] {printable(event.text or '')}", style="dim")
-        elif event.kind == "task" and event.task_id is not None and isinstance(event.state, _S):
-            self.states[event.task_id] = event.state
+            head = event.task_id if event.map_index < 0 else f"{event.task_id} {event.map_index}"
+            self._line(f"[{head}] {printable(event.text or '')}", style="dim")
+        elif event.kind == "expanded":
+            self.tally.expand(event.task_id, event.size)
+        elif event.kind == "task" and isinstance(event.state, _S):
+            self.tally.set(event.task_id, event.map_index, event.state)
             if event.state in (_S.FAILED, _S.UP_FOR_RETRY):
-                what = "failed" if event.state is _S.FAILED else f"try {event.try_number} failed, will be tried again"
-                why = f": {printable(event.error)}" if event.error else ""
-                self._line(f"{event.task_id} {what}{why}", style="red")
+                self._failure(event, event.task_id, event.state)
 
-    def counts(self) -> Counter[TaskInstanceState]:
-        """How many task instances are in which state."""
-        return Counter(self.states.values())
+    def _failure(self, event: RunEvent, task_id: str, state: TaskInstanceState) -> None:
+        what = "failed" if state is _S.FAILED else f"try {event.try_number} failed, will be tried again"
+        if event.map_index >= 0:
+            self._failures[task_id, state] += 1
+            if self._failures[task_id, state] > MOST_FAILURES:
+                if self._failures[task_id, state] == MOST_FAILURES + 1:
+                    more = "instances failed" if state is _S.FAILED else "tries failed, will be tried again"
+                    self._line(f"{task_id}: more {more}; all of them in: {self._show_hint} --all", style="red")
+                return
+        why = f": {printable(event.error)}" if event.error else ""
+        self._line(f"{instance_name(task_id, event.map_index)} {what}{why}", style="red")
 
     def finish(self, handle: RunHandle) -> None:
+        from liteflow.storage.summaries import listed_instances, task_summaries
+
         run = handle.run
         took = seconds_text(time.monotonic() - self.started_at)
         if not run.state.is_terminal:
             return
-        instances = run.task_instances()
-        counts = Counter(instance.state for instance in instances)
-        summary = ", ".join(f"{count} {state}" for state, count in counts.items())
+        with run.history.database.read() as session:
+            summaries = task_summaries(session, run.pk)
+            first = listed_instances(session, run.pk, most=0, most_failed=1)
+        failed = [summary for summary in summaries if summary.task_id in first]
+        counts: Counter[TaskInstanceState] = Counter()
+        for summary in summaries:
+            counts.update(summary.counts)
         reason = f" ({run.end_reason})" if run.end_reason else ""
         self._line(
-            f"run {run.run_id} {run.state}{reason} in {took}{': ' + summary if summary else ''}",
-            style="green" if run.state is RunState.SUCCESS else "bold red",
+            f"run {run.run_id} {run_text(run.state, len(failed))}{reason} in {took}"
+            + (f": {counts_text(counts)}" if counts else ""),
+            style="bold red" if run.state is not RunState.SUCCESS else "yellow" if failed else "green",
         )
-        failed = [instance for instance in instances if instance.state is _S.FAILED]
-        for instance in failed[:10]:
-            self._line(f"  {instance.task_id}: {printable(instance.error or str(instance.end_reason))}", style="red")
-        if len(failed) > 10:
-            db = db_hint(run.history.database.path)
-            self._line(f"  and {len(failed) - 10} more: liteflow show {run.dag_id}/{run.run_id}{db}")
         if failed:
-            self._line(
-                f"  its log: liteflow logs {run.dag_id}/{run.run_id} {failed[0].task_id}"
-                + db_hint(run.history.database.path)
-            )
+            self._failed_tasks(run, [(summary, first[summary.task_id][0]) for summary in failed])
+
+    def _failed_tasks(self, run: DagRun, failed: Sequence[tuple[TaskSummary, ListedInstance]]) -> None:
+        """Name the tasks that failed, each with the first of its instances that did."""
+        for summary, instance in failed[:MOST_FAILURES]:
+            why = printable(instance.error or str(instance.end_reason))
+            if summary.is_mapped:
+                line = f"{mapped_text(summary.task_id, summary.counts)}; [{instance.map_index}]: {why}"
+            else:
+                line = f"{summary.task_id}: {why}"
+            self._line(f"  {line}", style="red")
+        if len(failed) > MOST_FAILURES:
+            self._line(f"  and {len(failed) - MOST_FAILURES:,} more tasks: {self._show_hint}")
+        _, instance = failed[0]
+        name = shlex.quote(instance_name(instance.task_id, instance.map_index))
+        db = db_hint(run.history.database.path)
+        self._line(f"  its log: liteflow logs {run.dag_id}/{run.run_id} {name}{db}")
 
     def _line(self, text: str, *, style: str = "") -> None:
         print(text, file=sys.stderr, flush=True)
@@ -152,7 +232,7 @@ class LiveDisplay(_Base):
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} done"),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} done"),
             TextColumn("{task.fields[rest]}"),
             TimeElapsedColumn(),
             console=self._console,
@@ -166,7 +246,7 @@ class LiveDisplay(_Base):
     @contextmanager
     def showing(self, dag: Dag, run: DagRun) -> Iterator[None]:
         self._begin(dag, run)
-        self._bar = self._progress.add_task("", total=max(1, self.total), rest="")
+        self._bar = self._progress.add_task("", total=max(1, self.tally.total), rest="")
         with self._progress:
             yield
 
@@ -175,18 +255,23 @@ class LiveDisplay(_Base):
         self.tick()
 
     def tick(self) -> None:
-        counts = self.counts()
-        done = sum(count for state, count in counts.items() if state.is_terminal)
-        running, failed = counts[_S.RUNNING], counts[_S.FAILED] + counts[_S.UPSTREAM_FAILED]
-        rest = f"[cyan]{running} running[/]" + (f"  [red]{failed} failed[/]" if failed else "")
-        self._progress.update(self._bar, completed=done, rest=rest)
+        counts = self.tally.counts
+        waiting = counts[_S.UP_FOR_RETRY] + counts[_S.UP_FOR_RESCHEDULE]
+        failed = counts[_S.FAILED] + counts[_S.UPSTREAM_FAILED]
+        rest = f"[cyan]{counts[_S.RUNNING]:,} running[/]"
+        rest += f"  [yellow]{waiting:,} waiting[/]" if waiting else ""
+        rest += f"  [red]{failed:,} failed[/]" if failed else ""
+        self._progress.update(self._bar, completed=self.tally.done, total=max(1, self.tally.total), rest=rest)
 
     def finish(self, handle: RunHandle) -> None:
         self._progress.stop()
         super().finish(handle)
 
     def _line(self, text: str, *, style: str = "") -> None:
-        self._console.print(text, style=style, markup=False, soft_wrap=True)
+        from rich.text import Text
+
+        # Not `print(..., style=style)`, which would colour the live line below it too.
+        self._console.print(Text(text, style=style), soft_wrap=True)
 
 
 def db_hint(path: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 from liteflow.authoring.context import get_current_context
 from liteflow.authoring.dag import Dag
-from liteflow.authoring.ids import check_run_id, did_you_mean
+from liteflow.authoring.ids import check_run_id
+from liteflow.authoring.params import resolve_params
 from liteflow.errors import ParamError, RunConflictError, XComEncodeError
 from liteflow.storage.xcoms import encode_json
 
@@ -20,7 +21,7 @@ def check_request(
     dag: Dag, params: Mapping[str, Any] | None, run_id: str | None, logical_date: datetime | None
 ) -> tuple[str, datetime, str]:
     """Run id, logical date and params (as typed JSON) of a run that is asked for. Raises for what cannot be meant."""
-    merged = _merged_params(dag, params)
+    merged = resolve_params(dag.declared_params, params or {}, f"dag {dag.dag_id!r}")
     try:
         params_json = encode_json(merged)
     except XComEncodeError as error:
@@ -40,15 +41,6 @@ def dag_facts(dag: Dag, digest: str) -> Any:
     except XComEncodeError as error:
         raise ParamError(f"{dag.place}: the params of a dag are stored as text: {error}", param="") from None
     return DagFacts(dag.dag_id, dag.description, dag.tags, params_json, os.path.abspath(dag.place.file), digest)
-
-
-def _merged_params(dag: Dag, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    for name in given or {}:
-        if name not in dag.params:
-            there = f"it has {', '.join(map(repr, dag.params))}" if dag.params else "it has none"
-            hint = did_you_mean(str(name), dag.params) or f"; {there}"
-            raise ParamError(f"dag {dag.dag_id!r} has no param {name!r}{hint}", param=str(name))
-    return {**dag.params, **(given or {})}
 
 
 def _aware(moment: datetime) -> datetime:

@@ -16,17 +16,17 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from liteflow.authoring.dag import Dag
 from liteflow.authoring.dagfile import refuse_while_loading
-from liteflow.authoring.task import Task
+from liteflow.authoring.ids import check_name
 from liteflow.errors import (
+    DagError,
     LiteflowError,
     MetadataOnlyError,
     MissingMainGuard,
@@ -39,17 +39,36 @@ from liteflow.execution.handle import RunHandle
 from liteflow.execution.jobs import Engine, Events, Job, LogLine, Outcome
 from liteflow.execution.requests import check_request, dag_facts, refuse_conflict
 from liteflow.execution.slots import SlotEngine
+from liteflow.execution.turn import Claim, DueCallback, Turn
 from liteflow.states import EndReason, RunState, TaskInstanceState
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from liteflow.execution.active import ActiveRun, Listener, PreparedDag
+    from liteflow.execution.active import ActiveRun, Listener, Stored
     from liteflow.execution.liveness import OwnLock
+    from liteflow.execution.pools import PoolGuard
+    from liteflow.execution.prepared import PreparedDag
+    from liteflow.execution.ready import Gate
+    from liteflow.scheduling.core import Change
     from liteflow.storage.engine import Database
     from liteflow.storage.history import History
 
 _S = TaskInstanceState
+
+_CALLBACK_KINDS = {
+    _S.SUCCESS: "on_success",
+    _S.FAILED: "on_failure",
+    _S.UP_FOR_RETRY: "on_retry",
+    _S.SKIPPED: "on_skipped",
+}
+
+_RUN_REASONS: dict[EndReason | None, str] = {
+    EndReason.TIMEOUT: "timed_out",
+    EndReason.CANCELLED: "cancelled",
+    EndReason.FAIL_FAST: "fail_fast",
+}
+"""What the dag's own callbacks are told; Airflow's words where it has any."""
 
 CHUNK_S = 0.004
 """How much expected work a slot is given at once."""
@@ -60,26 +79,18 @@ STARTED_AFTER_S = 0.02
 """How long a job has run when it is recorded as started, if nothing else is recorded before."""
 IDLE_POLL_S = 0.1
 """How often the loop looks whether another process has written to the database."""
+LOOK_AGAIN_S = 1.0
+"""How often it counts again what of pools is free, and asks for the runs before, though nothing was written: an owner
+may have died."""
+TEARDOWN_GRACE_S = 300.0
+"""How long teardowns may take in all after their run was ended early."""
+CALLBACK_TIMEOUT_S = 60.0
+"""How long a callback may run."""
+MOST_RUN_S = 10.0
+"""How long the loop sleeps at the most when it has no run."""
 
-
-@dataclass(slots=True)
-class Turn:
-    """What one turn of the loop has to record, and to tell afterwards."""
-
-    started: list[Job] = field(default_factory=list)
-    ended: list[tuple[Job, Outcome, Any]] = field(default_factory=list)
-    """With the core's change."""
-    changes: list[tuple[ActiveRun, Any]] = field(default_factory=list)
-    lines: list[tuple[Job, LogLine]] = field(default_factory=list)
-    claims: list[tuple[int, ActiveRun, int]] = field(default_factory=list)
-    """Vacancy, run, number of the task instance."""
-    placed: list[tuple[int, Job]] = field(default_factory=list)
-    """Jobs that are claimed already and go to another slot."""
-    begun: list[ActiveRun] = field(default_factory=list)
-    over: list[ActiveRun] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.started or self.ended or self.changes or self.lines or self.claims or self.begun or self.over)
+_RUN_TIMEOUT, _HARD_END = -1, -2
+"""In place of a task instance in a timer: the run's own limit, and the end of its teardowns' grace."""
 
 
 class ExecutorService:
@@ -91,7 +102,8 @@ class ExecutorService:
 
     `db_path`: the database, default `$LITEFLOW_DB`, else `liteflow.db`; created if it is missing. `dags`: known from
     the start; `submit` makes its dag known too. `max_workers`: the number of slots, default the usable CPUs.
-    `executor`: any `concurrent.futures.Executor` in the place of slots; it is not shut down.
+    `executor`: any `concurrent.futures.Executor` in the place of slots; it is not shut down. `pools`: names and slots
+    of pools that are made, or changed, in the database when the service starts.
 
     Leaving the `with` block waits for the runs that were submitted; an exception that leaves it cancels them.
     """
@@ -103,6 +115,7 @@ class ExecutorService:
         dags: Iterable[Dag] = (),
         max_workers: int | None = None,
         executor: Executor | None = None,
+        pools: Mapping[str, int] | None = None,
     ) -> None:
         if max_workers is not None and (
             isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1
@@ -111,6 +124,7 @@ class ExecutorService:
         self._db_path = db_path
         self._max_workers = max_workers
         self._executor = executor
+        self._wanted_pools = _checked_pools(pools or {})
         self._engine: Engine | None = None
         self._database: Database | None = None
         self._history: History | None = None
@@ -126,13 +140,20 @@ class ExecutorService:
         self._prepared: dict[int, PreparedDag] = {}
         self._code_numbers: dict[int, tuple[Any, int, Code]] = {}
         """By id of the function: itself (so that no other gets that id), number, code."""
+        self._recipe_numbers: dict[tuple[int, int], int] = {}
+        """Of tasks that have many instances, by id of the prepared dag and number: the number of the recipe."""
         self._pid = os.getpid()
         # From here on the loop's own.
         self._runs: dict[int, ActiveRun] = {}
         self._order: deque[ActiveRun] = deque()
         """Runs in turn: the one that was served last is at the end."""
         self._timers: list[tuple[float, int, int]] = []
-        """When a retry is due, of which run, which task instance."""
+        """When a retry or look is due, of which run, which task instance."""
+        self._pools: PoolGuard | None = None
+        self._callbacks: deque[Job] = deque()
+        """Callbacks that wait for a slot."""
+        self._calling: dict[int, Job] = {}
+        """Callbacks that wait or run, by the number of their job."""
         self._jobs: dict[tuple[int, int], Job] = {}
         """By run and number of the task instance."""
         self._unplaced: deque[Job] = deque()
@@ -146,6 +167,7 @@ class ExecutorService:
         self._broken: BaseException | None = None
         self._seen_version = -1
         self._next_look = 0.0
+        self._look_again_at = 0.0
         self._cancel_on_exit = False
         for dag in dags:
             self.register(dag)
@@ -177,8 +199,9 @@ class ExecutorService:
 
     def _open(self) -> None:
         from liteflow.execution.liveness import OwnLock
+        from liteflow.execution.pools import PoolGuard
         from liteflow.execution.processes import start_time_of
-        from liteflow.storage import recording
+        from liteflow.storage import pools, recording
         from liteflow.storage.engine import Database
         from liteflow.storage.history import History
         from liteflow.storage.schema import open_database
@@ -200,6 +223,9 @@ class ExecutorService:
             self._executor_pk = recording.record_executor(
                 session, token, socket.gethostname(), start_time_of(os.getpid()), _now_us()
             )
+            for name, slots in self._wanted_pools.items():
+                pools.set_pool(session, name, slots)
+        self._pools = PoolGuard(self._database)
 
     def register(self, dag: Dag) -> None:
         """Make a dag known, checked and ready to run."""
@@ -225,10 +251,12 @@ class ExecutorService:
 
         prepared = self._prepare(dag)
         name, moment, params_json = check_request(dag, params, run_id, logical_date)
+        assert self._pools is not None
+        self._pools.check(prepared)
         created = self._create(prepared, name, moment, params_json, must_match_date=logical_date is not None)
         if isinstance(created, RunHandle):
             return created
-        pk, pks = created
+        pk, pks, created_us = created
         run = ActiveRun(
             prepared,
             pk=pk,
@@ -236,6 +264,7 @@ class ExecutorService:
             run_id=name,
             logical_date=moment,
             params_json=params_json,
+            created_us=created_us,
             listener=listener,
         )
         if not self._tell_loop(lambda turn: self._begin(run, turn), run):
@@ -266,7 +295,7 @@ class ExecutorService:
     # Getting a run in
 
     def _prepare(self, dag: Dag) -> PreparedDag:
-        from liteflow.execution.active import PreparedDag
+        from liteflow.execution.prepared import PreparedDag
 
         if dag.is_metadata_only:
             raise MetadataOnlyError(
@@ -281,26 +310,28 @@ class ExecutorService:
                     del self._prepared[next(iter(self._prepared))]
             return known
 
-    def _code_of(self, task: Task) -> tuple[int, Code]:
-        key = id(task.function)  # not itself: functions that are equal need not do the same
+    def _code_of(self, function: Callable[..., Any], whose: str) -> tuple[int, Code]:
+        key = id(function)  # not itself: functions that are equal need not do the same
         if key not in self._code_numbers:
-            self._code_numbers[key] = (task.function, len(self._code_numbers) + 1, describe(task))
+            self._code_numbers[key] = (function, len(self._code_numbers) + 1, describe(function, whose))
         _, number, code = self._code_numbers[key]
         return number, code
 
     def _create(
         self, prepared: PreparedDag, run_id: str, moment: datetime, params_json: str, *, must_match_date: bool
-    ) -> tuple[int, list[int]] | RunHandle:
+    ) -> tuple[int, list[int], int] | RunHandle:
         """Insert the run, or find the one that has the id already."""
+        from liteflow.execution.recorder import task_facts
         from liteflow.storage import recording
 
         assert self._database is not None
         dag = prepared.dag
+        now_us = _now_us()
         with self._database.write(durable=True) as session:
             existing = recording.find_existing_run(session, dag.dag_id, run_id)
             if existing is None:
-                dag_pk = recording.record_dag(session, dag_facts(dag, prepared.digest), _now_us())
-                return recording.create_run(
+                dag_pk = recording.record_dag(session, dag_facts(dag, prepared.digest), now_us)
+                pk, pks = recording.create_run(
                     session,
                     dag_pk,
                     run_id=run_id,
@@ -308,12 +339,10 @@ class ExecutorService:
                     params_json=params_json,
                     structure_digest=prepared.digest,
                     executor_pk=self._executor_pk,
-                    tasks=[
-                        recording.TaskFacts(task.task_id, list(task.upstream_task_ids), task.options.trigger_rule.value)
-                        for task in prepared.tasks
-                    ],
-                    now_us=_now_us(),
+                    tasks=[task_facts(prepared, number) for number in range(len(prepared.tasks))],
+                    now_us=now_us,
                 )
+                return pk, pks, now_us
         refuse_conflict(existing, dag, run_id, moment if must_match_date else None, params_json, prepared.digest)
         return RunHandle(self, existing.pk, self._runs.get(existing.pk))
 
@@ -356,9 +385,10 @@ class ExecutorService:
             inbox, self._inbox = self._inbox, deque()
         for what, _ in inbox:
             what(turn)
+        self._answer(engine, events)
         self._take_events(events, turn)
         self._ring_timers(turn)
-        self._look_for_commands(turn)
+        self._look_around(turn)
         self._settle(turn)
         self._choose(engine, turn)
         self._note_started(turn)
@@ -369,34 +399,71 @@ class ExecutorService:
 
     def _patience(self) -> float:
         """How long the loop may sleep."""
-        if self._inbox:
-            return 0.0
-        wait = IDLE_POLL_S if self._runs else 10.0
+        if self._inbox or self._callbacks:
+            return 0.0 if self._inbox else STARTED_AFTER_S
+        wait = IDLE_POLL_S if self._runs else MOST_RUN_S
         if self._fresh:
             wait = min(wait, STARTED_AFTER_S)
         if self._timers:
             wait = min(wait, max(0.0, self._timers[0][0] - time.monotonic()))
         return wait
 
+    def _answer(self, engine: Engine, events: Events) -> None:
+        """Answer what running tasks want to know of others."""
+        if not events.questions:
+            return
+        from liteflow.storage.values import pull_xcoms
+
+        assert self._database is not None
+        with self._database.read() as session:
+            for job, number, (_, dag_id, run_id, task_ids, key, map_indexes, prior) in events.questions:
+                rows = pull_xcoms(
+                    session,
+                    dag_id=dag_id,
+                    run_id=run_id,
+                    task_ids=task_ids,
+                    key=key,
+                    map_indexes=map_indexes,
+                    include_prior_dates=prior,
+                    logical_date_us=job.run.logical_date_us,
+                )
+                engine.answer(job, number, tuple(tuple(row) for row in rows))
+
     def _begin(self, run: ActiveRun, turn: Turn) -> None:
         self._runs[run.pk] = run
         self._order.append(run)
         turn.begun.append(run)
+        if run.dag.dagrun_timeout_s is not None:
+            heapq.heappush(self._timers, (time.monotonic() + run.dag.dagrun_timeout_s, run.pk, _RUN_TIMEOUT))
         self._apply(run, run.core.start(), turn)
 
-    def _apply(self, run: ActiveRun, changes: list[Any], turn: Turn) -> None:
-        """Take in what the core decided beside the tries that ended."""
+    def _apply(self, run: ActiveRun, changes: list[Change], turn: Turn) -> None:
+        """Take in what the core decided beside the tries that ended, and what follows from that."""
         run.note(changes)
         turn.changes += [(run, change) for change in changes]
+        while units := run.core.expansions():
+            for unit in units:
+                expansion = run.core.expand(unit, run.length_of(unit))
+                if expansion.tasks:
+                    turn.expansions.append((run, expansion))
+                run.note(expansion.changes)
+                turn.changes += [(run, change) for change in expansion.changes]
 
     def _take_events(self, events: Events, turn: Turn) -> None:
-        self._fresh += [job for job in events.started if self._runs.get(job.run.pk) is job.run]
+        self._fresh += [
+            job for job in events.started if job.callback_id is None and self._runs.get(job.run.pk) is job.run
+        ]
         turn.lines += events.lines
         by_run: dict[int, list[tuple[Job, Outcome]]] = {}
         for job, outcome in events.finished:
-            by_run.setdefault(job.run.pk, []).append((job, outcome))
+            if job.callback_id is not None:
+                self._take_called(job, outcome, turn)
+            else:
+                by_run.setdefault(job.run.pk, []).append((job, outcome))
         for job in events.returned:
-            if job.kill_reason is None:
+            if job.callback_id is not None:
+                self._callbacks.append(job)
+            elif job.kill_reason is None:
                 self._unplaced.append(job)
             else:  # cancelled, mostly before it had begun
                 state = _S.SKIPPED if job.started_at is None else _S.FAILED
@@ -424,10 +491,12 @@ class ExecutorService:
 
         events = []
         outcomes: dict[int, tuple[Job, Outcome]] = {}
-        for job, outcome in ended:
+        for job, told in ended:
             self._jobs.pop((run.pk, job.index), None)
             run.running.discard(job.index)
-            self._learn(job, outcome)
+            self._pool_guard.ended(run.ready.gate_of(job.index))
+            self._learn(job, told)
+            outcome, skip = self._decided(job, told)
             self._explain(job, outcome, turn)
             if outcome.reason is EndReason.CRASHED:
                 run.alone.add(job.index)
@@ -435,22 +504,119 @@ class ExecutorService:
                 message, file, line = outcome.guard
                 run.error = MissingMainGuard(message, file=file, line=line)
             outcomes[job.index] = (job, outcome)
-            events.append(Ended(job.index, outcome.state, outcome.reason, outcome.may_retry))
-        for change in (changes := run.core.apply(events)):
+            event = Ended(job.index, outcome.state, outcome.reason, outcome.may_retry, outcome.delay_s, skip)
+            events.append(event)
+        others = []
+        changes = run.core.apply(events)
+        for change in changes:
             if change.index in outcomes:
                 job, outcome = outcomes.pop(change.index)
-                run.keep_values(job.index, outcome)
-                turn.ended.append((job, outcome, change))
-                if change.state is _S.UP_FOR_RETRY:
-                    due = time.monotonic() + change.delay_s
-                    heapq.heappush(self._timers, (due, run.pk, change.index))
+                self._take_try(run, job, outcome, change, turn)
             else:
-                turn.changes.append((run, change))
-        run.note(changes)
+                others.append(change)
+        run.note([change for change in changes if change not in others])
+        self._apply(run, others, turn)
         if run.error is not None:
-            self._apply(run, run.core.end_early(EndReason.ERROR), turn)
-        if run.core.ending is not None:
+            self._end_early(run, EndReason.ERROR, turn, spare_teardowns=False)
+        elif run.core.ending is not None:
             self._end_running(run)
+
+    def _take_try(self, run: ActiveRun, job: Job, outcome: Outcome, change: Change, turn: Turn) -> None:
+        """A try has ended, and the core has said what its task instance is now."""
+        run.keep_values(job.index, outcome)
+        turn.ended.append((job, outcome, change))
+        if change.state in (_S.UP_FOR_RETRY, _S.UP_FOR_RESCHEDULE):
+            heapq.heappush(self._timers, (time.monotonic() + change.delay_s, run.pk, change.index))
+        if change.state is _S.UP_FOR_RESCHEDULE:
+            run.first_look_us.setdefault(job.index, outcome.started_us or _now_us())
+            run.looks[job.index] = run.looks.get(job.index, 0) + 1
+        else:
+            run.first_look_us.pop(job.index, None)
+            run.looks.pop(job.index, None)
+        kind = _CALLBACK_KINDS.get(change.state)
+        if kind is not None:
+            self._note_callbacks(run, job.index, kind, turn, str(change.state), outcome.error, outcome.exception)
+
+    def _decided(self, job: Job, outcome: Outcome) -> tuple[Outcome, Sequence[int]]:
+        """What a branch or short circuit decided: the numbers of the tasks to skip, kept with the run as an XCom.
+
+        A branch that chose what there is not has failed.
+        """
+        if outcome.chosen is None or outcome.state is not _S.SUCCESS:
+            return outcome, ()
+        from liteflow.scheduling.skips import DECISION_KEY, decision_value, skipped_by
+        from liteflow.storage.xcoms import encode
+
+        prepared = job.run.prepared
+        task = job.run.task(job.index)
+        try:
+            skipped = skipped_by(task, prepared.downstream, outcome.chosen)
+        except DagError as error:
+            return outcome._replace(state=_S.FAILED, reason=EndReason.ERROR, error=str(error), chosen=None), ()
+        kept = (DECISION_KEY, *encode(decision_value(task, outcome.chosen, skipped)))
+        return outcome._replace(xcoms=(*outcome.xcoms, kept)), [prepared.number_of[task_id] for task_id in skipped]
+
+    # Callbacks
+
+    def _note_callbacks(
+        self,
+        run: ActiveRun,
+        index: int,
+        kind: str,
+        turn: Turn,
+        state: str,
+        reason: str | None,
+        exception: bytes | None = None,
+    ) -> None:
+        """Callbacks of that kind are due, if there are any; they get a slot once that is recorded."""
+        task = -1 if kind.startswith("dag_") else run.core.task_of[index]
+        functions = run.prepared.callbacks.get((task, kind), ())
+        run.open_callbacks += len(functions)
+        turn.callbacks += [
+            DueCallback(run, index, kind, number, run.core.try_numbers[index], state, reason, exception)
+            for number in range(len(functions))
+        ]
+
+    def _take_called(self, job: Job, outcome: Outcome, turn: Turn) -> None:
+        """A callback has ended; how, changes nothing but the log."""
+        if self._calling.pop(job.number, None) is None:
+            return
+        assert job.callback_id is not None
+        turn.called.append(job.callback_id)
+        job.run.open_callbacks -= 1
+        if outcome.state is not _S.SUCCESS:
+            how = "failed" if outcome.reason in (None, EndReason.ERROR) else "was ended"
+            text = f"the callback {how}: {outcome.error or outcome.reason or outcome.state}"
+            turn.lines.append((job, LogLine(_now_us(), 40, "liteflow.task", text)))
+
+    def _callback_job(self, due: DueCallback, key: int) -> Job:
+        from liteflow.execution.callbacks import callback_payload
+
+        self._job_numbers += 1
+        run = due.run
+        task = run.task(due.index)
+        number, code = run.prepared.callbacks[
+            -1 if due.kind.startswith("dag_") else run.core.task_of[due.index], due.kind
+        ][due.number]
+        job = Job(
+            number=self._job_numbers,
+            run=run,
+            index=due.index,
+            try_number=due.try_number,
+            code_number=number,
+            code=code,
+            recipe=tuple(run.prepared.callback_recipe(run.core.task_of[due.index])),
+            recipe_number=0,
+            payload=tuple(callback_payload(due)),
+            name=task.task_id,
+            map_index=run.map_index(due.index),
+            timeout_s=CALLBACK_TIMEOUT_S,
+            kill_grace_s=task.options.kill_grace_s,
+            log_cap_bytes=task.options.log_cap_bytes,
+            callback_id=key,
+        )
+        self._calling[job.number] = job
+        return job
 
     def _learn(self, job: Job, outcome: Outcome) -> None:
         if outcome.started_us is None or outcome.ended_us is None:
@@ -481,10 +647,17 @@ class ExecutorService:
         while self._timers and self._timers[0][0] <= now:
             _, pk, index = heapq.heappop(self._timers)
             run = self._runs.get(pk)
-            if run is not None:
-                self._apply(run, run.core.retry_due(index), turn)
+            if run is None:
+                continue
+            if index == _RUN_TIMEOUT:
+                self._end_early(run, EndReason.TIMEOUT, turn)
+            elif index == _HARD_END:
+                if run.core.ending is not None:
+                    self._end_early(run, run.core.ending, turn, spare_teardowns=False)
+            else:
+                self._apply(run, run.core.due(index), turn)
 
-    def _look_for_commands(self, turn: Turn) -> None:
+    def _look_around(self, turn: Turn) -> None:
         """See whether another process asked for something. A number tells whether anything was written at all."""
         now = time.monotonic()
         if not self._runs or now < self._next_look:
@@ -493,6 +666,11 @@ class ExecutorService:
         assert self._database is not None
         self._database.refuse_other_file()
         version = self._database.data_version()
+        if version == self._seen_version and now < self._look_again_at:
+            return
+        self._look_again_at = now + LOOK_AGAIN_S
+        self._pool_guard.look_again()
+        self._ask_for_the_past(turn)
         if version == self._seen_version:
             return
         self._seen_version = version
@@ -504,34 +682,75 @@ class ExecutorService:
             if pk in self._runs:
                 self._cancel(self._runs[pk], turn)
 
-    def _cancel(self, run: ActiveRun, turn: Turn) -> None:
-        self._apply(run, run.core.end_early(EndReason.CANCELLED), turn)
-        self._end_running(run)
+    def _ask_for_the_past(self, turn: Turn) -> None:
+        """See whether the runs before allow tasks to go that wait for them."""
+        waiting = [(run, task) for run in self._runs.values() for task in run.core.past_wanted()]
+        if not waiting:
+            return
+        from liteflow.execution.past import past_of
 
-    def _end_running(self, run: ActiveRun) -> None:
-        """Tell what runs to end, in a run that is ended early."""
+        assert self._database is not None
+        with self._database.read() as session:
+            found = [(run, task, past_of(session, self._database.path, run, task)) for run, task in waiting]
+        for run, task, past in found:
+            if past.is_known:
+                self._apply(run, run.core.past_known(task, past.error), turn)
+
+    def _cancel(self, run: ActiveRun, turn: Turn, *, spare_teardowns: bool = True) -> None:
+        self._end_early(run, EndReason.CANCELLED, turn, spare_teardowns=spare_teardowns)
+
+    def _end_early(self, run: ActiveRun, reason: EndReason, turn: Turn, *, spare_teardowns: bool = True) -> None:
+        self._apply(run, run.core.end_early(reason, spare_teardowns=spare_teardowns), turn)
+        self._end_running(run, all_of_it=not spare_teardowns)
+
+    def _end_running(self, run: ActiveRun, *, all_of_it: bool = False) -> None:
+        """Tell what runs to end, in a run that is ended early; teardowns go on, for a while."""
         assert self._engine is not None
-        assert run.core.ending is not None
+        if run.core.ending is None:
+            return
+        if run.hard_end_at is None:
+            run.hard_end_at = time.monotonic() + TEARDOWN_GRACE_S
+            heapq.heappush(self._timers, (run.hard_end_at, run.pk, _HARD_END))
         for index in list(run.running):
             job = self._jobs[run.pk, index]
-            if job in self._unplaced:
-                continue  # _settle skips it
+            if job in self._unplaced or (run.core.is_spared(index) and not all_of_it):
+                continue  # the former are skipped by _settle
+            job.ended_by_run = job.kill_reason is None
             self._engine.cancel(job, run.core.ending)
 
     def _settle(self, turn: Turn) -> None:
         """Jobs between two slots whose run is ended early are not begun any more; runs that are over are noted."""
         for job in [job for job in self._unplaced if job.run.core.ending is not None]:
+            if job.run.core.is_spared(job.index) and job.kill_reason is None:
+                continue
             self._unplaced.remove(job)
             job.kill_reason = job.run.core.ending
             self._take_ended(job.run, [(job, Outcome(_S.SKIPPED, job.kill_reason))], turn)
         for run in list(self._runs.values()):
             if run.core.finished and run not in turn.over:
-                turn.over.append(run)
+                self._settle_run(run, turn)
+
+    def _settle_run(self, run: ActiveRun, turn: Turn) -> None:
+        """Every task instance has ended: now the dag's own callbacks, and after all callbacks the run is over."""
+        if not run.called_for_end:
+            run.called_for_end = True
+            state, reason = run.core.outcome()
+            failed = state is RunState.FAILED
+            # Airflow gives the context of the task instance that ended last in the run's own state.
+            of_state = run.last_of.get(_S.FAILED if failed else _S.SUCCESS)
+            index = of_state if of_state is not None else next(iter(run.last_of.values()), None)
+            if index is not None:
+                words = _RUN_REASONS.get(reason, "task_failure") if failed else "success"
+                self._note_callbacks(
+                    run, index, "dag_on_failure" if failed else "dag_on_success", turn, str(state), words
+                )
+        if not run.open_callbacks:
+            turn.over.append(run)
 
     # Choosing what runs next
 
     def _choose(self, engine: Engine, turn: Turn) -> None:
-        ready = len(self._unplaced) + sum(len(run.ready) for run in self._order)
+        ready = len(self._callbacks) + len(self._unplaced) + sum(len(run.ready) for run in self._order)
         if not ready:
             return
         share = -(-ready // engine.size())
@@ -540,55 +759,83 @@ class ExecutorService:
             self._fill(vacancy, most, turn)
 
     def _fill(self, vacancy: int, most: int, turn: Turn) -> None:
+        """Give a vacancy as much as it is good for: one job whose length nobody knows, or several tiny ones."""
         budget = CHUNK_S
         for count in range(most):
+            waiting = self._callbacks or self._unplaced
             expected: float | None
-            if self._unplaced:
-                job = self._unplaced[0]
-                expected = self._expected(job.run, job.index)
+            if waiting:
+                job = waiting[0]
+                expected = None if job.callback_id is not None else self._expected(job.run, job.index)
                 if count and (expected is None or expected > budget):
                     return
-                self._unplaced.popleft()
+                waiting.popleft()
                 turn.placed.append((vacancy, job))
             else:
-                run = self._next_run()
-                if run is None:
+                found = self._next()
+                if found is None:
                     return
-                expected = self._expected(run, run.ready[0])
+                run, index = found
+                expected = self._expected(run, index)
                 if count and (expected is None or expected > budget):
                     return
-                index = run.ready.popleft()
-                self._order.rotate(-1 - self._order.index(run))
-                run.core.claim(index)
-                run.running.add(index)
-                turn.claims.append((vacancy, run, index))
+                self._claim(vacancy, run, index, turn)
             if expected is None:
                 return
             budget -= expected
 
-    def _next_run(self) -> ActiveRun | None:
+    def _next(self) -> tuple[ActiveRun, int] | None:
+        """The task instance that is next: of the run whose turn it is, the one with the greatest weight that may go."""
         for run in self._order:
             limit = run.dag.max_active_tasks
-            if run.ready and (limit is None or len(run.running) < limit):
-                return run
+            if limit is not None and len(run.running) >= limit:
+                continue
+            index = run.ready.head(lambda gate, run=run: self._is_open(run, gate))  # type: ignore[misc]
+            if index is not None:
+                return run, index
         return None
 
-    def _expected(self, run: ActiveRun, index: int) -> float | None:
-        return None if index in run.alone else self._experience.get(run.prepared.codes[index][0])
+    def _is_open(self, run: ActiveRun, gate: Gate) -> bool:
+        if gate.task is not None and gate.most is not None:
+            running = sum(run.core.task_of[index] == gate.task for index in run.running)
+            if running >= gate.most:
+                return False
+        return self._pool_guard.may_claim(gate)
 
-    def _make_job(self, run: ActiveRun, index: int, stored: Mapping[tuple[int, str], tuple[str, bytes]]) -> Job:
+    @property
+    def _pool_guard(self) -> PoolGuard:
+        assert self._pools is not None
+        return self._pools
+
+    def _claim(self, vacancy: int, run: ActiveRun, index: int, turn: Turn) -> None:
+        run.ready.pop(index)
+        self._order.rotate(-1 - self._order.index(run))
+        resumed = run.core.is_resumed(index)
+        run.core.claim(index)
+        run.running.add(index)
+        self._pool_guard.claimed(run.ready.gate_of(index))
+        turn.claims.append(Claim(vacancy, run, index, resumed))
+
+    def _expected(self, run: ActiveRun, index: int) -> float | None:
+        return None if index in run.alone else self._experience.get(run.prepared.codes[run.core.task_of[index]][0])
+
+    def _make_job(self, run: ActiveRun, index: int, stored: Stored) -> Job:
         self._job_numbers += 1
-        number, code = run.prepared.codes[index]
+        number = run.core.task_of[index]
+        code_number, code = run.prepared.codes[number]
         task = run.task(index)
         job = Job(
             number=self._job_numbers,
             run=run,
             index=index,
             try_number=run.core.try_numbers[index],
-            code_number=number,
+            code_number=code_number,
             code=code,
-            payload=run.payload(index, stored),
+            recipe=tuple(run.prepared.recipes[number]),
+            recipe_number=self._recipe_number(run.prepared, number),
+            payload=tuple(run.payload(index, stored)),
             name=task.task_id,
+            map_index=run.map_index(index),
             timeout_s=task.options.timeout_s,
             kill_grace_s=task.options.kill_grace_s,
             log_cap_bytes=task.options.log_cap_bytes,
@@ -597,10 +844,18 @@ class ExecutorService:
         self._jobs[run.pk, index] = job
         return job
 
+    def _recipe_number(self, prepared: PreparedDag, task: int) -> int:
+        """Slots keep the recipe of a task that has many instances or looks many times; others are sent each time."""
+        if prepared.unit_of[task] is None and prepared.tasks[task].sensor is None:
+            return 0
+        return self._recipe_numbers.setdefault((id(prepared), task), len(self._recipe_numbers) + 1)
+
     # Recording
 
     def _commit(self, turn: Turn) -> list[tuple[int, Job]]:
         """Record the turn in one transaction; returns what it claimed, with the vacancy of each."""
+        from liteflow.execution import recorder
+
         assert self._database is not None
         durable = bool(turn.over) or any(run.dag.durability == "full" for run in self._runs.values())
         if durable:
@@ -609,9 +864,11 @@ class ExecutorService:
             lost = self._lost_runs(session, turn)
             if lost:
                 self._drop(lost, turn)
-            self._record(session, turn)
+            due = recorder.record(session, turn, self._executor_pk, self._pool_guard, self._runs.values())
             stored = self._stored_inputs(session, turn)
-            return [(vacancy, self._make_job(run, index, stored)) for vacancy, run, index in turn.claims]
+            jobs = [(claim.vacancy, self._make_job(claim.run, claim.index, stored)) for claim in turn.claims]
+        self._callbacks += [self._callback_job(one, key) for one, key in zip(turn.callbacks, due, strict=True)]
+        return jobs
 
     def _lost_runs(self, session: Session, turn: Turn) -> list[ActiveRun]:
         """Runs that are no longer ours: taken over by another service, deleted, or cancelled before they began."""
@@ -625,19 +882,17 @@ class ExecutorService:
         """Forget runs that are not ours: nothing of them is recorded, and what runs is ended."""
         assert self._engine is not None
         pks = {run.pk for run in lost}
-        turn.started = [job for job in turn.started if job.run.pk not in pks]
-        turn.ended = [one for one in turn.ended if one[0].run.pk not in pks]
-        turn.changes = [one for one in turn.changes if one[0].pk not in pks]
-        turn.lines = [one for one in turn.lines if one[0].run.pk not in pks]
-        turn.claims = [one for one in turn.claims if one[1].pk not in pks]
-        turn.placed = [one for one in turn.placed if one[1].run.pk not in pks]
-        turn.over = [run for run in turn.over if run.pk not in pks]
+        turn.drop(pks)
         self._unplaced = deque(job for job in self._unplaced if job.run.pk not in pks)
+        self._callbacks = deque(job for job in self._callbacks if job.run.pk not in pks)
+        for job in [job for job in self._calling.values() if job.run.pk in pks]:
+            del self._calling[job.number]
+            self._engine.cancel(job, EndReason.LOST)
         for run in lost:
             for index in run.running:
-                job = self._jobs.pop((run.pk, index), None)
-                if job is not None:
-                    self._engine.cancel(job, EndReason.LOST)
+                job_of_try = self._jobs.pop((run.pk, index), None)
+                if job_of_try is not None:
+                    self._engine.cancel(job_of_try, EndReason.LOST)
             self._forget(run)
             run.over.set()
 
@@ -646,68 +901,10 @@ class ExecutorService:
         if run in self._order:
             self._order.remove(run)
 
-    def _record(self, session: Session, turn: Turn) -> None:
+    def _stored_inputs(self, session: Session, turn: Turn) -> Stored:
         from liteflow.storage import recording
 
-        now_us = _now_us()
-        me = self._executor_pk
-        over = {(job.run.pk, job.index) for job, _, _ in turn.ended}
-        claimed = {(run.pk, index) for _, run, index in turn.claims}
-        recording.record_started(
-            session,
-            [
-                (job.run.pks[job.index], job.try_number, job.started_us or now_us)
-                for job in turn.started
-                if (job.run.pk, job.index) not in over
-            ],
-            me,
-        )
-        lost = recording.record_ended(session, [_ended_row(*one, now_us) for one in turn.ended], me)
-        turn.ended = [one for one in turn.ended if one[0].run.pks[one[0].index] not in lost]
-        recording.store_xcoms(
-            session,
-            [
-                (job.run.pks[job.index], *xcom)
-                for job, outcome, change in turn.ended
-                if change.state is _S.SUCCESS
-                for xcom in outcome.xcoms
-            ],
-        )
-        recording.store_logs(
-            session,
-            [
-                (job.run.pks[job.index], job.try_number, line.at_us, line.level, line.logger, line.text)
-                for job, line in self._wanted_lines(session, turn)
-            ],
-        )
-        recording.record_changes(
-            session,
-            [
-                (run.pks[change.index], change.state, change.reason)
-                for run, change in turn.changes
-                # What is claimed in the same breath goes straight to running.
-                if not (change.state is _S.QUEUED and (run.pk, change.index) in claimed)
-            ],
-            now_us,
-        )
-        recording.claim(session, [(run.pks[index], run.core.try_numbers[index]) for _, run, index in turn.claims], me)
-        for run in turn.over:
-            recording.end_run(session, run.pk, *run.core.outcome(), now_us)
-
-    def _wanted_lines(self, session: Session, turn: Turn) -> list[tuple[Job, LogLine]]:
-        """The lines, without those of runs that were deleted since: something left running may still write."""
-        late = {job.run.pk for job, _ in turn.lines if self._runs.get(job.run.pk) is not job.run}
-        if not late:
-            return turn.lines
-        from liteflow.storage import recording
-
-        gone = late - recording.existing_runs(session, late)
-        return [(job, line) for job, line in turn.lines if job.run.pk not in gone]
-
-    def _stored_inputs(self, session: Session, turn: Turn) -> Mapping[tuple[int, str], tuple[str, bytes]]:
-        from liteflow.storage import recording
-
-        missing = {pk for _, run, index in turn.claims for pk in run.missing_values(index)}
+        missing = {pk for claim in turn.claims for pk in claim.run.missing_values(claim.index)}
         return recording.fetch_xcoms(session, missing) if missing else {}
 
     def _tell(self, turn: Turn) -> None:
@@ -716,25 +913,28 @@ class ExecutorService:
 
         for run in turn.begun:
             run.tell(RunEvent("run", state=RunState.RUNNING))
+        for run, expansion in turn.expansions:
+            for task in expansion.tasks:
+                run.tell(RunEvent("expanded", run.prepared.tasks[task].task_id, size=expansion.size))
         for job, line in turn.lines:
             if job.run.listener is not None:
-                job.run.tell(RunEvent("line", job.name, try_number=job.try_number, text=line.text))
+                job.run.tell(RunEvent("line", job.name, job.map_index, try_number=job.try_number, text=line.text))
         for job, outcome, change in turn.ended:
             if job.run.listener is not None:
                 took = (
                     (outcome.ended_us - outcome.started_us) / 1e6 if outcome.ended_us and outcome.started_us else None
                 )
-                job.run.tell(
-                    RunEvent("task", job.name, -1, change.state, job.try_number, change.reason, outcome.error, took)
-                )
+                where = (job.name, job.map_index)
+                job.run.tell(RunEvent("task", *where, change.state, job.try_number, change.reason, outcome.error, took))
         for run, change in turn.changes:
             if run.listener is not None:
-                name = run.task(change.index).task_id
-                run.tell(RunEvent("task", name, -1, change.state, reason=change.reason))
-        for _, run, index in turn.claims:
+                where = (run.task(change.index).task_id, run.map_index(change.index))
+                run.tell(RunEvent("task", *where, change.state, reason=change.reason, error=change.error))
+        for claim in turn.claims:
+            run, index = claim.run, claim.index
             if run.listener is not None:
-                number = run.core.try_numbers[index]
-                run.tell(RunEvent("task", run.task(index).task_id, -1, _S.RUNNING, number))
+                where = (run.task(index).task_id, run.map_index(index))
+                run.tell(RunEvent("task", *where, _S.RUNNING, run.core.try_numbers[index]))
         for run in turn.over:
             self._forget(run)
             state, reason = run.core.outcome()
@@ -797,24 +997,16 @@ def _now_us() -> int:
     return time.time_ns() // 1000
 
 
+def _checked_pools(pools: Mapping[str, int]) -> dict[str, int]:
+    for name, slots in pools.items():
+        check_name("pool", name)
+        if isinstance(slots, bool) or not isinstance(slots, int) or slots < 0:
+            raise ServiceError(f"pool {name!r} cannot have {slots!r} slots; use a whole number, 0 or more")
+    return dict(pools)
+
+
 def _by_vacancy(pairs: list[tuple[int, Job]]) -> dict[int, list[Job]]:
     found: dict[int, list[Job]] = {}
     for vacancy, job in pairs:
         found.setdefault(vacancy, []).append(job)
     return found
-
-
-def _ended_row(job: Job, outcome: Outcome, change: Any, now_us: int) -> Any:
-    from liteflow.storage.recording import TryEnded
-
-    due = now_us + int(change.delay_s * 1e6) if change.state is _S.UP_FOR_RETRY else None
-    return TryEnded(
-        job.run.pks[job.index],
-        job.try_number,
-        change.state,
-        change.reason,
-        outcome.error,
-        outcome.started_us,
-        outcome.ended_us or now_us,
-        due,
-    )

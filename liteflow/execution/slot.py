@@ -46,6 +46,7 @@ class Slot:
         self.verdict: Outcome | None = None
         """How the job ended that is reported once the slot is swept."""
         self.sent_codes: set[int] = set()
+        self.sent_recipes: set[int] = set()
         self.received: deque[tuple[Any, ...]] = deque()
         self._selector = selector
         self._unpacker = Unpacker()
@@ -111,7 +112,11 @@ class Slot:
             if job.code_number not in self.sent_codes:
                 self.sent_codes.add(job.code_number)
                 frames.append(pack(("code", job.code_number, *job.code)))
-            frames.append(pack(("job", job.number, job.code_number, tuple(job.payload))))
+            if job.recipe_number and job.recipe_number not in self.sent_recipes:
+                self.sent_recipes.add(job.recipe_number)
+                frames.append(pack(("recipe", job.recipe_number, *job.recipe)))
+            recipe = None if job.recipe_number else job.recipe
+            frames.append(pack(("job", job.number, job.code_number, job.recipe_number, recipe, job.payload)))
             self.jobs.append(job)
             self._all_jobs[job.number] = job
             job.started_at = job.started_us = None
@@ -119,6 +124,11 @@ class Slot:
         self._unsent.extend(memoryview(frame) for frame in _joined(frames))
         # A token that comes before its job is no harm: the worker then waits for the job's message.
         os.write(self.tokens, b"".join(TOKEN.pack(job.number) for job in jobs))
+        self.send_more()
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Send one message."""
+        self._unsent.append(memoryview(pack(message)))
         self.send_more()
 
     def send_more(self) -> None:

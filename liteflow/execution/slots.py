@@ -21,7 +21,8 @@ import weakref
 from typing import Any
 
 from liteflow.errors import ServiceError
-from liteflow.execution.jobs import Events, Job, Outcome
+from liteflow.execution.calling import Result
+from liteflow.execution.jobs import Events, Job, Outcome, outcome_of, why_killed
 from liteflow.execution.messages import BrokenStreamError
 from liteflow.execution.processes import belonging_to_slot, describe_exit, send
 from liteflow.execution.slot import Slot
@@ -160,6 +161,8 @@ class SlotEngine:
                 self._failed_starts = 0
             elif message[0] == "start":
                 self._job_started(slot, *message[1:], events=events)
+            elif message[0] == "ask":
+                self._job_asked(slot, *message[1:], events=events)
             elif message[0] == "end":
                 self._job_ended(slot, *message[1:], events=events)
 
@@ -169,17 +172,25 @@ class SlotEngine:
             job.started_us, job.started_at = at_us, at
             events.started.append(job)
 
+    def _job_asked(self, slot: Slot, number: int, question: int, what: tuple[Any, ...], *, events: Events) -> None:
+        job = next((job for job in slot.jobs if job.number == number), None)
+        if job is None:  # a thread that an earlier task left behind
+            slot.send(("answer", number, question, None))
+        else:
+            events.questions.append((job, question, what))
+
+    def answer(self, job: Job, number: int, rows: tuple[Any, ...]) -> None:
+        slot = next((slot for slot in self._slots.values() if job in slot.jobs), None)
+        if slot is not None and not slot.sweeping:
+            slot.send(("answer", job.number, number, rows))
+
     def _job_ended(
         self,
         slot: Slot,
         number: int,
         ended_us: int,
         left_children: bool,
-        state: str,
-        reason: str | None,
-        error: str | None,
-        may_retry: bool,
-        xcoms: Any,
+        result: tuple[Any, ...],
         trace: str | None,
         guard: tuple[str, str, int] | None,
         *,
@@ -189,19 +200,12 @@ class SlotEngine:
         if job is None:
             return
         events.lines += slot.read_output(until=job)
-        outcome = Outcome(
-            TaskInstanceState(state),
-            EndReason(reason) if reason else None,
-            error,
-            may_retry,
-            xcoms,
-            job.started_us,
-            ended_us,
-            trace,
-            guard,
+        outcome = outcome_of(
+            Result(*result), started_us=job.started_us, ended_us=ended_us, load_trace=trace, guard=guard
         )
         if job.kill_reason is not None and slot.dying_since is not None:
-            in_time = job.kill_reason is EndReason.TIMEOUT and _took_s(outcome) < (job.timeout_s or 0.0)
+            is_own_limit = job.kill_reason is EndReason.TIMEOUT and not job.ended_by_run
+            in_time = is_own_limit and _took_s(outcome) < (job.timeout_s or 0.0)
             slot.verdict = outcome if in_time else _killed(job, ended_us)
             self._sweep(slot, events)
         elif left_children and outcome.state is not TaskInstanceState.SUCCESS:
@@ -440,10 +444,7 @@ if hasattr(os, "register_at_fork"):
 
 def _killed(job: Job, ended_us: int | None) -> Outcome:
     reason = job.kill_reason or EndReason.CANCELLED
-    if reason is EndReason.TIMEOUT:
-        error = f"TaskKilled: took longer than its timeout of {job.timeout_s:g} s"
-    else:
-        error = f"TaskKilled: {reason}"
+    error = f"TaskKilled: {why_killed(job)}"
     return Outcome(
         TaskInstanceState.FAILED,
         reason,

@@ -19,16 +19,19 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, NoReturn
 
 from liteflow.authoring.dagfile import be_main_of_first_file, loading
 from liteflow.errors import MissingMainGuard, TaskKilled
-from liteflow.execution.calling import Payload, Result, call, describe_error, trace_of
+from liteflow.execution.calling import Payload, Recipe, Result, call, describe_error, trace_of
 from liteflow.execution.code import Code, load
 from liteflow.execution.messages import Unpacker, pack
+from liteflow.execution.pulling import Ask
 
 LONGEST_RECORD_BYTES = 60_000
 """A line of a log record that is longer is sent in pieces."""
@@ -121,9 +124,13 @@ class Worker:
         self._waiting.register(tokens, select.POLLIN)
         self._output = output
         self._unpacker = Unpacker()
-        self._inbox: list[tuple[Any, ...]] = []
+        self._inbox: deque[tuple[Any, ...]] = deque()
         self._codes: dict[int, Code] = {}
         self._functions: dict[int, Callable[..., Any]] = {}
+        self._recipes: dict[int, Recipe] = {}
+        self._receiving = threading.Lock()
+        """Held by whoever reads messages: the loop or, while a task runs, one of its threads that asks something."""
+        self._questions = 0
         self._load_errors: dict[int, tuple[str, str, tuple[str, str, int] | None]] = {}
         self._in_task = False
         self._home = os.getcwd()
@@ -149,23 +156,59 @@ class Worker:
                 continue
             return int(TOKEN.unpack(data)[0]) if data else None
 
-    def _payload(self, number: int) -> tuple[int, Payload]:
+    def _job(self, number: int) -> tuple[int, Recipe, Payload]:
         """The message of job `number`; those before it were taken back by the parent, and are dropped."""
         while True:
-            while not self._inbox:
-                piece = self._connection.recv(1 << 18)
-                if not piece:
-                    _leave()
-                self._inbox = self._unpacker.feed(piece)
-                self._inbox.reverse()
-            message = self._inbox.pop()
+            with self._receiving:
+                message = self._next_message()
             if message[0] == "code":
                 self._codes[message[1]] = Code(*message[2:])
-            elif message[1] == number:
-                return message[2], Payload(*message[3])
+            elif message[0] == "recipe":
+                self._recipes[message[1]] = Recipe(*message[2:])
+            elif message[0] == "job" and message[1] == number:
+                _, _, code_number, recipe_number, recipe, payload = message
+                return (
+                    code_number,
+                    self._recipes[recipe_number] if recipe is None else Recipe(*recipe),
+                    Payload(*payload),
+                )
+
+    def _next_message(self) -> tuple[Any, ...]:
+        while not self._inbox:
+            self._inbox.extend(self._unpacker.feed(self._receive()))
+        return self._inbox.popleft()
+
+    def _receive(self) -> bytes:
+        piece = self._connection.recv(1 << 18)
+        if not piece:
+            _leave()
+        return piece
+
+    def _asker(self, number: int) -> Ask:
+        """What job `number` asks with: its question goes to the parent, and it waits for the answer."""
+        pid = os.getpid()
+
+        def ask(what: tuple[Any, ...]) -> tuple[Any, ...]:
+            if os.getpid() != pid:
+                raise RuntimeError("only the task's own process can ask for values of other tasks")
+            with self._receiving:
+                self._questions += 1
+                question = self._questions
+                self._send("ask", number, question, what)
+                while True:
+                    fresh = self._unpacker.feed(self._receive())
+                    for place, message in enumerate(fresh):
+                        if message[:3] == ("answer", number, question):
+                            self._inbox.extend(fresh[:place] + fresh[place + 1 :])
+                            if message[3] is None:
+                                raise RuntimeError("the task that asks for this value is over")
+                            return tuple(message[3])
+                    self._inbox.extend(fresh)
+
+        return ask
 
     def _run_job(self, number: int) -> bool:
-        code_number, payload = self._payload(number)
+        code_number, recipe, payload = self._job(number)
         self._capture_logging()
         self._output.mark(b"B", number)
         trace: str | None = None
@@ -175,7 +218,10 @@ class Worker:
         try:
             self._in_task = True
             try:
-                result = call(function, payload, self._report) if function else self._load_failed(code_number)
+                if function is None:
+                    result = self._load_failed(code_number)
+                else:
+                    result = call(function, recipe, payload, self._report, self._asker(number))
             finally:
                 self._in_task = False
         except TaskKilled:  # came between the call and here: what the call gave is void
@@ -187,7 +233,7 @@ class Worker:
         self._tidy()
         self._output.mark(b"E", number)
         left_children = _has_children()
-        self._send("end", number, ended_us, left_children, *result, trace, guard)
+        self._send("end", number, ended_us, left_children, tuple(result), trace, guard)
         return left_children
 
     def _capture_logging(self) -> None:
@@ -293,7 +339,6 @@ def _hang_on(lifeline: int) -> None:
         if closed.poll(0):  # it closed before we were ready for it
             os.killpg(os.getpgrp(), signal.SIGKILL)
         return
-    import threading
 
     def watch() -> None:
         os.read(lifeline, 1)

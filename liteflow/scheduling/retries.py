@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 
-from liteflow.authoring.options import DEFAULT_MAX_RETRY_DELAY_S, TaskOptions
+from liteflow.authoring.options import DEFAULT_MAX_RETRY_DELAY_S, SensorOptions, TaskOptions
 
 
 def retry_delay_s(options: TaskOptions, try_number: int, identity: str) -> float:
@@ -28,3 +28,23 @@ def retry_delay_s(options: TaskOptions, try_number: int, identity: str) -> float
         return cap
     jitter = int.from_bytes(hashlib.sha256(f"{identity}#{try_number}".encode()).digest()[:8]) % base
     return float(min(base + jitter, cap))
+
+
+def poke_interval_s(options: SensorOptions, looks: int, left_s: float, identity: str) -> float:
+    """Seconds until a sensor's next look, after `looks` looks (from 1); `left_s` is what is left of its time.
+
+    Without backoff that is `poke_interval`. With it, Airflow 3's rule (`BaseSensorOperator._get_next_poke_interval`):
+    base = max(1, int(interval * 2 ** (looks - 2))), plus a jitter below base that is always the same for one `identity`
+    and look; then capped by what is left and by `max_wait`.
+    """
+    if not options.exponential_backoff:
+        return options.poke_interval_s
+    cap = max(0.0, left_s) if options.max_wait_s is None else min(max(0.0, left_s), options.max_wait_s)
+    if looks > 64:  # longer than anybody waits
+        return cap
+    wanted_s = options.poke_interval_s * 2.0 ** (looks - 2)
+    if wanted_s >= cap:  # and may be infinite
+        return cap
+    base = max(1, int(wanted_s))
+    jitter = int.from_bytes(hashlib.sha256(f"{identity}#{looks}".encode()).digest()[:8]) % base
+    return min(float(base + jitter), cap)

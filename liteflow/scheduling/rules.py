@@ -12,6 +12,14 @@ from liteflow.authoring.trigger_rules import TriggerRule
 from liteflow.states import TaskInstanceState
 
 
+class SetupCounts(NamedTuple):
+    """Of the setups directly upstream of a teardown: how many ended how, of how many."""
+
+    success: int = 0
+    skipped: int = 0
+    total: int = 0
+
+
 class UpstreamCounts(NamedTuple):
     """How many direct upstream task instances ended in which state, of how many."""
 
@@ -20,6 +28,10 @@ class UpstreamCounts(NamedTuple):
     skipped: int
     upstream_failed: int
     total: int
+    setups: SetupCounts = SetupCounts()
+    """For a teardown."""
+    scope_ended: bool = True
+    """For a teardown: whether everything between its setups and itself has ended, what is not directly upstream too."""
 
     @property
     def all_ended(self) -> bool:
@@ -29,10 +41,10 @@ class UpstreamCounts(NamedTuple):
 
 def evaluate(rule: TriggerRule, counts: UpstreamCounts) -> TaskInstanceState | None:
     """What the rule makes of a pending task instance: `queued`, `skipped`, `upstream_failed`, or None to wait."""
-    success, failed, skipped, upstream_failed, total = counts
+    success, failed, skipped, upstream_failed, total = counts[:5]
     ended = counts.all_ended
     go, skip, fail = TaskInstanceState.QUEUED, TaskInstanceState.SKIPPED, TaskInstanceState.UPSTREAM_FAILED
-    if total == 0 or rule is TriggerRule.ALWAYS:
+    if (total == 0 and counts.scope_ended) or rule is TriggerRule.ALWAYS:
         return go
     unwell = failed + upstream_failed
     match rule:
@@ -59,4 +71,11 @@ def evaluate(rule: TriggerRule, counts: UpstreamCounts) -> TaskInstanceState | N
             return fail if unwell else None if not ended else go if success else skip
         case TriggerRule.NONE_SKIPPED:
             return skip if skipped else go if ended else None
+        case TriggerRule.ALL_DONE_SETUP_SUCCESS:
+            if not (ended and counts.scope_ended):
+                return None
+            setups = counts.setups
+            if setups.total and setups.skipped == setups.total:
+                return skip
+            return fail if setups.total and not setups.success else go
     raise AssertionError(f"no meaning for {rule!r}")

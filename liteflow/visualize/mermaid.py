@@ -46,7 +46,7 @@ def _code(character: str) -> int:
 
 
 def flowchart(picture: Picture, *, direction: str = "LR") -> str:
-    """The run as a Mermaid flowchart, `direction` LR or TD: each task instance with its state as a class, each edge."""
+    """The run as a Mermaid flowchart, `direction` LR or TD: each task with its state as a class, each edge."""
     title = f"{picture.dag_id}, run {picture.run_id}, {picture.state}"
     lines = [f"%% {_NOT_IN_COMMENT.sub('?', title)}", f"flowchart {direction}"]
     edges = picture.edges()
@@ -56,8 +56,7 @@ def flowchart(picture: Picture, *, direction: str = "LR") -> str:
         lines.append(f'    empty["{escape(picture.dag_id)} has no tasks"]')
     by_state: dict[str, list[str]] = {}
     for number, node in enumerate(picture.nodes):
-        words = [escape(node.name), escape(" ".join(filter(None, [node.state, node.note])))]
-        lines.append(f'    t{number}["{"<br/>".join(words)}"]')
+        lines.append(f'    t{number}["{escape(node.name)}<br/>{escape(node.words)}"]')
         by_state.setdefault(node.state, []).append(f"t{number}")
     lines += [f"    t{start} --> t{end}" for start, end in edges]
     for state in TaskInstanceState:

@@ -1,4 +1,4 @@
-"""Draw what Mermaid must be able to parse: all states, odd and hostile ids, no tasks, many tasks, the state diagram."""
+"""Draw what Mermaid must be able to parse: all states, mapped tasks, hostile ids, no tasks, many, the state diagram."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from liteflow.states import TaskInstanceState
 from liteflow.visualize import Node, Picture, flowchart, state_diagram
+
+_S = TaskInstanceState
 
 HOSTILE = [
     'end"] --> x',
@@ -26,15 +28,23 @@ HOSTILE = [
 
 def pictures() -> dict[str, Picture]:
     """Names of files to what stands in them."""
-    states = [str(state) for state in TaskInstanceState]
     chain = [
-        Node(f"task_{number}", -1, state, [f"task_{number - 1}"] if number else [])
-        for number, state in enumerate(states)
+        Node(f"task_{number}", {state: 1}, [f"task_{number - 1}"] if number else [])
+        for number, state in enumerate(TaskInstanceState)
     ]
-    hostile = [Node(text, number % 2 - 1, "failed", HOSTILE[:number], note=text) for number, text in enumerate(HOSTILE)]
-    many = [Node(f"t{number}", -1, "success", [f"t{number - 1}"] if number else []) for number in range(300)]
+    mapped = [
+        Node("names", {_S.SUCCESS: 1}, []),
+        Node("add_one", {_S.SUCCESS: 9_990, _S.FAILED: 10}, ["names"], is_mapped=True),
+        Node("all_states", dict.fromkeys(TaskInstanceState, 1_234), ["names", "add_one"], is_mapped=True),
+    ]
+    hostile = [
+        Node(text, {_S.FAILED: number + 1}, HOSTILE[:number], is_mapped=number % 2 == 1, note=text)
+        for number, text in enumerate(HOSTILE)
+    ]
+    many = [Node(f"t{number}", {_S.SUCCESS: 1}, [f"t{number - 1}"] if number else []) for number in range(300)]
     return {
         "states": Picture("etl", "manual__2026-01-01T00:00:00.000000+00:00", "success", chain),
+        "mapped": Picture("etl", "r", "success", mapped),
         "hostile": Picture(HOSTILE[0], HOSTILE[4], HOSTILE[1], hostile),
         "empty": Picture("nothing", "r", "success", []),
         "many": Picture("many", "r", "running", many),

@@ -21,7 +21,7 @@ from liteflow import Dag, Task, task
 from liteflow.authoring import dagfile
 from liteflow.authoring.dagfile import load_file, module_name_of
 from liteflow.errors import DagError, DagFileError, TransportError
-from liteflow.execution.code import Code, describe, load, pack_arguments
+from liteflow.execution.code import Code, describe, load, pack, pack_arguments
 
 LOCK = threading.Lock()
 NUMBER = 5
@@ -75,9 +75,19 @@ def made(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Task:
     return result
 
 
+def code_of(one: Task) -> Code:
+    """How the function of a task travels."""
+    return describe(one.function, f"{one.place}: the function of task {one.task_id!r}")
+
+
+def packed(one: Task) -> bytes:
+    """The arguments of a task on their way."""
+    return pack_arguments(one, one.call_arguments)
+
+
 def travelled(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
     """The function as a worker gets it: what describes it has been a message in between."""
-    code = describe(made(function, *args))
+    code = code_of(made(function, *args))
     return load(Code(*marshal.loads(marshal.dumps(tuple(code)))))
 
 
@@ -85,17 +95,17 @@ def travelled(function: Callable[..., Any], *args: Any) -> Callable[..., Any]:
 
 
 def test_a_function_of_a_module_goes_by_reference() -> None:
-    assert describe(made(double, 1)) == Code("reference", __name__, None, None, "double")
+    assert code_of(made(double, 1)) == Code("reference", __name__, None, None, "double")
     assert travelled(double, 1) is double
 
 
 def test_a_decorated_function_goes_by_reference_and_comes_as_the_plain_one() -> None:
-    assert describe(made(triple, 1)).kind == "reference"
+    assert code_of(made(triple, 1)).kind == "reference"
     assert travelled(triple, 1) is triple.function
 
 
 def test_a_static_method_goes_by_reference() -> None:
-    assert describe(made(Store.plain, 1)) == Code("reference", __name__, None, None, "Store.plain")
+    assert code_of(made(Store.plain, 1)) == Code("reference", __name__, None, None, "Store.plain")
     assert travelled(Store.plain, 1)(3) == 4
 
 
@@ -119,7 +129,7 @@ def closure(step: int) -> Callable[[int], int]:
 
 
 def test_a_lambda_goes_by_value() -> None:
-    assert describe(made(lambda: 1)).kind == "pickle"
+    assert code_of(made(lambda: 1)).kind == "pickle"
     assert travelled(lambda value: value + NUMBER, 1)(1) == 6
 
 
@@ -155,7 +165,7 @@ def test_a_decorated_method_goes_with_its_object() -> None:
 
     with Dag("d"):
         one = Local(4).times(1).task
-    assert load(describe(one))(5) == 20
+    assert load(code_of(one))(5) == 20
 
 
 def test_what_only_has_the_name_of_another_goes_by_value() -> None:
@@ -178,7 +188,7 @@ def test_a_closure_over_a_lock_names_the_variable_and_the_place() -> None:
 
     one = made(inner)
     with pytest.raises(TransportError, match="it uses 'guard', and TypeError: cannot pickle '_thread.lock'") as caught:
-        describe(one)
+        code_of(one)
     assert str(caught.value).startswith(f"{one.place}: the function of task 'inner' cannot be sent")
     assert "Define it at the top level" in str(caught.value)
 
@@ -204,19 +214,19 @@ def script_function(source: str, name: str) -> Callable[..., Any]:
 def test_a_function_that_uses_a_global_lock_names_the_global(body: str) -> None:
     one = made(script_function(f"def f():\n{body}\n", "f"))
     with pytest.raises(TransportError, match="it uses 'LOCK', and"):
-        describe(one)
+        code_of(one)
 
 
 def test_a_partial_of_a_function_that_cannot_travel_names_the_global() -> None:
     function = script_function("def f(a):\n    LOCK.acquire()\n", "f")
     with pytest.raises(TransportError, match="it uses 'LOCK', and"):
-        describe(made(functools.partial(function, 1)))
+        code_of(made(functools.partial(function, 1)))
 
 
 def test_a_function_whose_error_comes_from_a_strangers_class_names_it() -> None:
     stranger = Doubtful()
     with pytest.raises(TransportError, match="it uses 'stranger', and ArithmeticError: stays here"):
-        describe(made(lambda: stranger))
+        code_of(made(lambda: stranger))
 
 
 def test_an_object_that_cannot_travel_says_why() -> None:
@@ -228,26 +238,26 @@ def test_an_object_that_cannot_travel_says_why() -> None:
             """Does nothing."""
 
     with pytest.raises(TransportError, match="cannot pickle '_thread.lock'"):
-        describe(made(Held()))
+        code_of(made(Held()))
 
 
 # Arguments
 
 
-def test_no_arguments_are_no_bytes() -> None:
-    assert pack_arguments(made(lambda: 1)) == b""
+def test_no_arguments_come_back_too() -> None:
+    assert pickle.loads(packed(made(lambda: 1))) == ((), {})
 
 
 def test_arguments_come_back() -> None:
     one = made(lambda *args, **kwargs: 1, 1, [2], a={"b": Store(3)})
-    args, kwargs = pickle.loads(pack_arguments(one))
+    args, kwargs = pickle.loads(packed(one))
     assert args == (1, [2])
     assert type(kwargs["a"]["b"]) is Store
 
 
 def test_functions_as_arguments_come_back_as_the_plain_ones() -> None:
     one = made(lambda *args: 1, triple.function, double, lambda value: value + NUMBER)
-    (first, second, third), _ = pickle.loads(pack_arguments(one))
+    (first, second, third), _ = pickle.loads(packed(one))
     assert first is triple.function
     assert second is double
     assert third(1) == 6
@@ -264,7 +274,7 @@ def test_functions_as_arguments_come_back_as_the_plain_ones() -> None:
 def test_an_argument_that_cannot_travel_is_named(args: Any, kwargs: Any, named: str) -> None:
     one = made(lambda *_, **__: 1, *args, **kwargs)
     with pytest.raises(TransportError, match=f"{named} 'lambda' cannot be sent to a worker: TypeError") as caught:
-        pack_arguments(one)
+        packed(one)
     assert str(caught.value).startswith(str(one.place))
 
 
@@ -273,7 +283,22 @@ def test_a_task_as_an_argument_is_refused() -> None:
         other = task(double)(1).task
         one = task(lambda *_: 1)([other]).task
     with pytest.raises(DagError, match="tasks get values, not tasks"):
-        pack_arguments(one)
+        packed(one)
+
+
+def test_what_a_task_is_mapped_over_is_named_when_it_cannot_travel() -> None:
+    one = made(lambda *_: 1, 1)
+    with pytest.raises(TransportError, match="argument that it is mapped over of task 'lambda' cannot be sent"):
+        pack_arguments(one, ((1,), {}, (("x", threading.Lock()),)))
+
+
+def test_what_a_worker_needs_beside_the_arguments_comes_back() -> None:
+    assert type(pickle.loads(pack({"policy": Store(3)}, "the options"))["policy"]) is Store
+
+
+def test_what_a_worker_needs_beside_the_arguments_is_named_when_it_cannot_travel() -> None:
+    with pytest.raises(TransportError, match="^etl.py:3: the options of task 'a' cannot be sent to a worker: .*lock"):
+        pack(threading.Lock(), "etl.py:3: the options of task 'a'")
 
 
 # Dag files
@@ -336,7 +361,7 @@ def forget(path: Path) -> None:
 
 def test_functions_of_a_dag_file_go_by_file_digest_and_name(shop: Path) -> None:
     dag = load_file(str(shop)).dag
-    codes = {one.task_id: describe(one) for one in dag.tasks}
+    codes = {one.task_id: code_of(one) for one in dag.tasks}
     for task_id, qualname in (("scaled", "scaled"), ("plain", "Store.plain"), ("bare", "bare")):
         code = codes[task_id]
         assert (code.kind, code.file, code.qualname) == ("reference", str(shop), qualname)
@@ -346,7 +371,7 @@ def test_functions_of_a_dag_file_go_by_file_digest_and_name(shop: Path) -> None:
 
 def test_functions_of_a_dag_file_are_found_in_the_file_again(shop: Path) -> None:
     dag = load_file(str(shop)).dag
-    codes = {one.task_id: describe(one) for one in dag.tasks}
+    codes = {one.task_id: code_of(one) for one in dag.tasks}
     forget(shop)
     found = {task_id: load(code) for task_id, code in codes.items()}
     assert found["scaled"](2) == 14
@@ -364,7 +389,7 @@ def test_a_dag_file_is_loaded_once(shop: Path) -> None:
 
 
 def test_a_file_that_has_changed_is_refused(shop: Path) -> None:
-    code = describe(load_file(str(shop)).dag.get_task("scaled"))
+    code = code_of(load_file(str(shop)).dag.get_task("scaled"))
     forget(shop)
     shop.write_text(SOURCE.replace("FACTOR = 7", "FACTOR = 8"))
     with pytest.raises(DagFileError, match="has changed since the run began") as caught:
@@ -373,13 +398,13 @@ def test_a_file_that_has_changed_is_refused(shop: Path) -> None:
 
 
 def test_a_file_that_changed_after_it_was_loaded_still_gives_what_was_loaded(shop: Path) -> None:
-    code = describe(load_file(str(shop)).dag.get_task("scaled"))
+    code = code_of(load_file(str(shop)).dag.get_task("scaled"))
     shop.write_text("no python")
     assert load(code)(2) == 14
 
 
 def test_a_file_that_is_gone_is_named(shop: Path) -> None:
-    code = describe(load_file(str(shop)).dag.get_task("scaled"))
+    code = code_of(load_file(str(shop)).dag.get_task("scaled"))
     forget(shop)
     shop.unlink()
     with pytest.raises(DagFileError, match=r"shop\.py: no such file"):
@@ -426,10 +451,10 @@ from liteflow.execution.code import describe, pack_arguments
 
 if __name__ == "__main__":
     for one in dag.tasks:
-        kind, module, file, digest, qualname, data = describe(one)
+        kind, module, file, digest, qualname, data = describe(one.function, "the function")
         assert "__main__" not in (module, qualname), one
         print(one.task_id, kind, module or "-", file or "-", digest or "-", qualname or "-", data.hex() or "-",
-              pack_arguments(one).hex())
+              pack_arguments(one, one.call_arguments).hex())
 """
 )
 

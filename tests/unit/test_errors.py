@@ -13,6 +13,7 @@ from liteflow import errors
 from liteflow.errors import (
     DagCycleError,
     DagError,
+    DagWarning,
     FailTask,
     InvalidOptionError,
     LiteflowError,
@@ -43,7 +44,7 @@ def facts_of(cls: type[LiteflowError]) -> dict[str, Any]:
 
 
 def test_everything_raised_on_purpose_is_of_the_family() -> None:
-    assert set(CLASSES) - set(FAMILY) == {TaskKilled}
+    assert set(CLASSES) - set(FAMILY) == {TaskKilled, DagWarning}
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -119,6 +120,10 @@ def test_skip_and_fail_need_no_message(cls: type[LiteflowError]) -> None:
     again = pickle.loads(pickle.dumps(cls()))
     assert type(again) is cls
     assert str(again) == ""
+
+
+def test_a_warning_of_a_dag_is_one_that_a_user_sees_by_default() -> None:
+    assert issubclass(DagWarning, UserWarning)
 
 
 def test_except_exception_does_not_catch_a_kill() -> None:

@@ -15,7 +15,7 @@ import liteflow
 
 PACKAGE = Path(liteflow.__file__).parent
 
-ROOMS = ["words", "authoring", "scheduling", "storage", "execution", "visualize", "cli", "face"]
+ROOMS = ["words", "authoring", "operators", "scheduling", "storage", "execution", "visualize", "cli", "face"]
 """From the top, which knows nothing, down to the face, which knows all."""
 
 WORDS = {"errors", "states"}
@@ -34,6 +34,7 @@ FOREIGN = {
         *("sqlalchemy", "alembic", "click", "rich", "cloudpickle", "sqlite3"),
         *("subprocess", "multiprocessing", "signal", "socket", "time"),
     },
+    "operators": {"sqlalchemy", "alembic", "click", "rich", "cloudpickle", "sqlite3", "multiprocessing"},
     "scheduling": {
         *("sqlalchemy", "alembic", "click", "rich", "cloudpickle", "sqlite3"),
         *("subprocess", "multiprocessing", "signal", "socket", "time", "os"),

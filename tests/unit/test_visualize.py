@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liteflow.states import TaskInstanceState
+from liteflow.states import TaskInstanceState as S
 from liteflow.visualize import Node, Picture, flowchart, state_diagram
 from liteflow.visualize.mermaid import COLOURS, escape
 from tests.conftest import ROOT
@@ -19,10 +19,10 @@ DIAMOND = Picture(
     "r1",
     "failed",
     [
-        Node("a", -1, "success", [], "0.10 s"),
-        Node("b", -1, "failed", ["a"]),
-        Node("c", -1, "success", ["a"]),
-        Node("d", -1, "upstream_failed", ["b", "c"]),
+        Node("a", {S.SUCCESS: 1}, [], note="0.10 s"),
+        Node("b", {S.FAILED: 1}, ["a"]),
+        Node("c", {S.SUCCESS: 1}, ["a"]),
+        Node("d", {S.UPSTREAM_FAILED: 1}, ["b", "c"]),
     ],
 )
 
@@ -48,12 +48,52 @@ def test_a_run_with_its_states() -> None:
     )
 
 
-def test_mapped_instances_have_their_index_and_all_their_edges() -> None:
+def test_a_mapped_task_is_one_node_with_its_instances_counted() -> None:
     picture = Picture(
-        "m", "r", "success", [Node("x", 0, "success", []), Node("x", 1, "success", []), Node("y", -1, "success", ["x"])]
+        "m",
+        "r",
+        "failed",
+        [
+            Node("x", {S.SUCCESS: 10_000}, [], is_mapped=True),
+            Node("add_one", {S.SUCCESS: 9_990, S.FAILED: 10}, ["x"], is_mapped=True),
+            Node("sum", {S.UPSTREAM_FAILED: 1}, ["x", "add_one"]),
+        ],
     )
-    assert picture.edges() == [(0, 2), (1, 2)]
-    assert 't1["x#91;1#93;<br/>success"]' in flowchart(picture)
+    assert picture.edges() == [(0, 1), (0, 2), (1, 2)]
+    assert flowchart(picture).splitlines()[2:8] == [
+        '    t0["x #91;10,000#93;<br/>10,000 success"]',
+        '    t1["add_one #91;10,000#93;<br/>9,990 success, 10 failed"]',
+        '    t2["sum<br/>upstream_failed"]',
+        "    t0 --> t1",
+        "    t0 --> t2",
+        "    t1 --> t2",
+    ]
+    assert "    class t1 failed" in flowchart(picture)
+
+
+def test_an_edge_is_drawn_once_and_only_to_what_is_there() -> None:
+    nodes = [Node("a", {S.SUCCESS: 1}, []), Node("b", {S.SUCCESS: 1}, ["a", "gone", "a"])]
+    assert Picture("d", "r", "success", nodes).edges() == [(0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("states", "drawn"),
+    [
+        ([S.SUCCESS, S.FAILED, S.UPSTREAM_FAILED], S.FAILED),
+        ([S.RUNNING, S.UPSTREAM_FAILED], S.UPSTREAM_FAILED),
+        ([S.UP_FOR_RETRY, S.RUNNING, S.PENDING], S.RUNNING),
+        ([S.QUEUED, S.UP_FOR_RESCHEDULE], S.UP_FOR_RESCHEDULE),
+        ([S.SUCCESS, S.PENDING], S.PENDING),
+        ([S.SUCCESS, S.SKIPPED, S.REMOVED], S.SUCCESS),
+        ([S.SKIPPED, S.REMOVED], S.SKIPPED),
+    ],
+)
+def test_a_mapped_task_is_coloured_by_what_one_most_wants_to_know(states: list[S], drawn: S) -> None:
+    assert Node("a", dict.fromkeys(states, 2), [], is_mapped=True).state is drawn
+
+
+def test_states_in_which_no_instance_is_do_not_count() -> None:
+    assert Node("a", {S.FAILED: 0, S.SUCCESS: 1}, [], is_mapped=True).state is S.SUCCESS
 
 
 def test_a_dag_without_tasks_says_so() -> None:
@@ -64,7 +104,7 @@ def test_a_dag_without_tasks_says_so() -> None:
 
 
 def test_every_state_has_a_colour() -> None:
-    assert set(COLOURS) == {str(state) for state in TaskInstanceState}
+    assert set(COLOURS) == {str(state) for state in S}
 
 
 LINE = re.compile(

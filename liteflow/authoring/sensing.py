@@ -1,0 +1,19 @@
+"""What a sensor's function may return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PokeReturnValue:
+    """What a sensor saw: whether it has waited for long enough, and the value that it then hands on."""
+
+    def __init__(self, is_done: bool, xcom_value: Any = None) -> None:
+        self.is_done = is_done
+        self.xcom_value = xcom_value
+
+    def __bool__(self) -> bool:
+        return self.is_done
+
+    def __repr__(self) -> str:
+        return f"PokeReturnValue({self.is_done!r}, {self.xcom_value!r})"

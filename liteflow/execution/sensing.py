@@ -1,0 +1,71 @@
+"""How a sensor waits: look, and look again until it is done or its time is over.
+
+The rules are those of Airflow 3.3's `BaseSensorOperator.execute`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from liteflow.authoring.options import SensorOptions
+from liteflow.authoring.sensing import PokeReturnValue
+from liteflow.errors import FailTask, SkipTask, TaskKilled
+from liteflow.scheduling.retries import poke_interval_s
+
+if TYPE_CHECKING:
+    from liteflow.execution.calling import Result, Try
+
+LONGEST_SLEEP_S = 1e9
+"""`time.sleep` knows no more than some hundreds of years."""
+
+
+def look(poke: Callable[[], Any], options: SensorOptions, one: Try) -> Result:
+    """Look until there is something to see. In the mode `reschedule` a look that sees nothing ends with
+    `up_for_reschedule` and the seconds until the next one."""
+    from liteflow.execution.calling import Result
+
+    first_us = one.payload.first_look_us
+    waited_s = 0.0 if first_us is None else max(0.0, time.time() - first_us / 1e6)
+    began = time.monotonic() - waited_s
+    looks = one.payload.looks
+    while True:
+        seen = _look_once(poke, options, one)
+        looks += 1
+        if seen:
+            value = seen.xcom_value if isinstance(seen, PokeReturnValue) else None
+            return Result("success", None, None, True, one.outputs(value))
+        waited_s = time.monotonic() - began
+        if waited_s > options.timeout_s:
+            message = f"SensorTimeout: waited {waited_s:.1f} s of the {options.timeout_s:g} s that it may"
+            if options.soft_fail:
+                raise SkipTask(message)
+            one.report(message)
+            return Result("failed", "timeout", message, False, one.outputs(None))
+        name = f"{one.payload.dag_id}#{one.payload.task_id}#{one.payload.run_id}"
+        pause_s = poke_interval_s(options, looks, options.timeout_s - waited_s, name)
+        if options.mode == "reschedule":
+            return Result("up_for_reschedule", None, None, True, (), delay_s=pause_s)
+        time.sleep(min(pause_s, LONGEST_SLEEP_S))
+
+
+def _look_once(poke: Callable[[], Any], options: SensorOptions, one: Try) -> Any:
+    from liteflow.execution.calling import describe_error, trace_of
+
+    try:
+        return poke()
+    except (SkipTask, TaskKilled):
+        raise
+    except FailTask as error:
+        if options.soft_fail or options.never_fail:
+            raise SkipTask(f"{describe_error(error)} (soft_fail or never_fail is set)") from error
+        raise
+    except Exception as error:
+        if options.silent_fail:
+            one.report(trace_of(error))
+            return None
+        if options.never_fail:
+            one.report(trace_of(error))
+            raise SkipTask(f"{describe_error(error)} (never_fail is set)") from error
+        raise

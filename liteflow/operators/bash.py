@@ -1,0 +1,185 @@
+"""Commands of the shell: `BashOperator`, and what `@task.bash` runs."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from liteflow.authoring.options import BashOptions, bash_options
+from liteflow.authoring.places import caller
+from liteflow.errors import LiteflowError, SkipTask
+from liteflow.operators.base import BaseOperator
+
+if TYPE_CHECKING:
+    from liteflow.authoring.context import Context
+
+_READ_BYTES = 1 << 16
+_PIPE_BYTES = 1 << 20
+"""No pipe holds more, unless root made it so."""
+
+
+class CommandFailed(LiteflowError):
+    """A command ended with another exit code than 0. Facts: `exit_code_of_command`."""
+
+    exit_code_of_command: int
+
+
+class BashOperator(BaseOperator):
+    """Runs `bash_command` with bash; its output goes into the log line by line, its last line is the result.
+
+    `env`: its environment, in place of the task's; with `append_env` laid over it. `cwd`: the directory, default the
+    task's. `skip_on_exit_code` (99): a code, or several, that skips the task; any other but 0 fails it.
+    `output_processor` makes the result out of the last line. With a timeout or cancel the command is killed, and
+    all that it started.
+    """
+
+    template_fields = ("bash_command", "env", "cwd")
+
+    def __init__(
+        self,
+        *,
+        bash_command: str,
+        env: dict[str, str] | None = None,
+        append_env: bool = False,
+        skip_on_exit_code: int | list[int] | None = 99,
+        cwd: str | None = None,
+        output_processor: Callable[[str], Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.bash_command = bash_command
+        self.env = env
+        self.cwd = cwd
+        options = {
+            "append_env": append_env,
+            "skip_on_exit_code": () if skip_on_exit_code is None else skip_on_exit_code,
+            "output_processor": output_processor,
+        }
+        self.bash = bash_options(options, caller())
+
+    def execute(self, context: Context) -> Any:
+        assert self.bash is not None
+        return run_command(self.bash_command, self.bash._replace(env=self.env, cwd=self.cwd))
+
+
+def run_command(command: Any, options: BashOptions) -> Any:
+    """Run a command with bash, its output on ours; returns its last line, as the output processor makes it.
+
+    The shell stays in our process group, so that whoever kills the task kills it too. What it leaves running in the
+    background does not hold us up. Raises SkipTask and CommandFailed by its exit code.
+    """
+    if not isinstance(command, str) or not command.strip():
+        raise TypeError(f"a bash task runs the text of a command, not {command!r:.200}")
+    if options.cwd is not None and not os.path.isdir(options.cwd):
+        raise FileNotFoundError(f"cwd {options.cwd!r} of the command is no directory")
+    process = subprocess.Popen(
+        [shutil.which("bash") or "sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=options.cwd,
+        env=_environment(options),
+    )
+    try:
+        last = _pass_on(process)
+        code = process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if code in options.skip_on_exit_code:
+        raise SkipTask(f"the command ended with exit code {code}, which skips the task")
+    if code:
+        how = f"ended with exit code {code}" if code > 0 else f"was killed by a signal ({_name_of_signal(-code)})"
+        raise CommandFailed(f"the command {how}", exit_code_of_command=code)
+    return last if options.output_processor is None else options.output_processor(last)
+
+
+def _name_of_signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have none
+        return str(number)
+
+
+def _environment(options: BashOptions) -> dict[str, str]:
+    from liteflow.authoring.context import get_current_context
+
+    context = get_current_context()
+    around = dict(os.environ) if options.env is None or options.append_env else {}
+    own = {name: str(value) for name, value in (options.env or {}).items()}
+    # Airflow's names, so that a script that reads them works here too.
+    facts = {
+        "AIRFLOW_CTX_DAG_ID": context["dag_run"].dag_id,
+        "AIRFLOW_CTX_DAG_RUN_ID": context["run_id"],
+        "AIRFLOW_CTX_TASK_ID": context["ti"].task_id,
+        "AIRFLOW_CTX_TRY_NUMBER": str(context["try_number"]),
+        "AIRFLOW_CTX_LOGICAL_DATE": context["ts"],
+    }
+    return {**facts, **around, **own}
+
+
+def _pass_on(process: subprocess.Popen[bytes]) -> str:
+    """Write the command's output on ours as it comes; returns its last line.
+
+    Reads until the pipe closes or, since something in the background may hold the pipe open and even go on writing, to
+    what was in the pipe when the command ended.
+    """
+    assert process.stdout is not None
+    source = process.stdout.fileno()
+    os.set_blocking(source, False)
+    ready = select.poll()
+    ready.register(source, select.POLLIN | select.POLLHUP)
+    sys.stdout.flush()
+    last = _LastLine()
+    left: int | None = None
+    while left is None or left > 0:
+        if left is None and process.poll() is not None:
+            left = _PIPE_BYTES
+        try:
+            piece = os.read(source, _READ_BYTES)
+        except BlockingIOError:
+            if left is not None:
+                break  # it was over before we looked, so that was all
+            ready.poll(50)
+            continue
+        if not piece:
+            break
+        left = None if left is None else left - len(piece)
+        _write(piece)
+        last.feed(piece)
+    process.stdout.close()
+    return last.text()
+
+
+class _LastLine:
+    """The last line of what comes in pieces, in time that grows with their length."""
+
+    def __init__(self) -> None:
+        self._whole = b""
+        self._pieces: list[bytes] = []
+        """Of the line that has not ended."""
+
+    def feed(self, piece: bytes) -> None:
+        lines, newline, rest = piece.rpartition(b"\n")
+        if newline:
+            _, newline, line = lines.rpartition(b"\n")
+            self._whole = line if newline else b"".join([*self._pieces, line])
+            self._pieces = []
+        if rest:
+            self._pieces.append(rest)
+
+    def text(self) -> str:
+        return (b"".join(self._pieces) or self._whole).decode("utf-8", "backslashreplace").rstrip("\r")
+
+
+def _write(data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view) :]

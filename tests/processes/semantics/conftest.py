@@ -1,0 +1,45 @@
+"""One service with two slots for each file of tests; every run of it is real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from liteflow import ExecutorService, RunHandle
+
+Run = Callable[..., Any]
+Submit = Callable[..., RunHandle]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExecutorService]:
+    """Two slots over a file of their own."""
+    with ExecutorService(tmp_path_factory.mktemp("page") / "page.db", max_workers=2) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def run(service: ExecutorService) -> Run:
+    """Run a dag to its end."""
+
+    def run(dag: Any, *args: Any, **kwargs: Any) -> Any:
+        return service.submit(dag, *args, **kwargs).wait(timeout=30)
+
+    return run
+
+
+@pytest.fixture
+def submit(service: ExecutorService) -> Iterator[Submit]:
+    """Start a run, and look on. What a test that failed leaves running is cancelled: the slots are for all."""
+    handles: list[RunHandle] = []
+
+    def submit(dag: Any, *args: Any, **kwargs: Any) -> RunHandle:
+        handles.append(service.submit(dag, *args, **kwargs))
+        return handles[-1]
+
+    yield submit
+    for handle in handles:
+        handle.cancel()
+        handle.wait(timeout=30)
