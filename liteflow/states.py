@@ -82,13 +82,13 @@ _R = RunState
 TRANSITIONS: Mapping[TaskInstanceState, Mapping[TaskInstanceState, str]] = {
     _S.PENDING: {
         _S.QUEUED: "trigger rule holds",
-        _S.SKIPPED: "trigger rule, or run ended early",
+        _S.SKIPPED: "trigger rule, branch, or run ended early",
         _S.UPSTREAM_FAILED: "trigger rule cannot hold",
         _S.REMOVED: "gone from the dag",
     },
     _S.QUEUED: {
         _S.RUNNING: "claimed",
-        _S.SKIPPED: "run ended early",
+        _S.SKIPPED: "branch, or run ended early",
         _S.REMOVED: "gone from the dag",
     },
     _S.RUNNING: {

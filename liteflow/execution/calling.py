@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from types import TracebackType
@@ -349,6 +349,8 @@ def _called(function: Callable[..., Any], one: Try) -> Result:
     chosen = None
     if kind == BRANCH:
         chosen = _chosen(value)
+        if isinstance(value, Iterator):
+            value = list(chosen)  # it is used up, and cannot be stored
     elif kind == SHORT_CIRCUIT and not value:
         chosen, value = (), None
     return Result("success", None, None, True, one.outputs(value), chosen=chosen)

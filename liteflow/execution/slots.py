@@ -63,6 +63,8 @@ class SlotEngine:
         """Slots that end because a task left something running, and when they must have ended."""
         self._lingering: list[Slot] = []
         """Slots whose process is gone and whose output is held open by something a task left running."""
+        self._asked: dict[tuple[int, int], Slot] = {}
+        """Of each question that is not answered, by job and number: who asked."""
         self._numbers = 0
         self._failed_starts = 0
         self._closed = False
@@ -171,17 +173,21 @@ class SlotEngine:
         if job is not None:
             job.started_us, job.started_at = at_us, at
             events.started.append(job)
+            if slot.dying_since is not None:
+                slot.terminate()  # it was told to end while it loaded its function, and did not hear it
 
     def _job_asked(self, slot: Slot, number: int, question: int, what: tuple[Any, ...], *, events: Events) -> None:
         job = next((job for job in slot.jobs if job.number == number), None)
         if job is None:  # a thread that an earlier task left behind
             slot.send(("answer", number, question, None))
         else:
+            self._asked[number, question] = slot
             events.questions.append((job, question, what))
 
     def answer(self, job: Job, number: int, rows: tuple[Any, ...]) -> None:
-        slot = next((slot for slot in self._slots.values() if job in slot.jobs), None)
-        if slot is not None and not slot.sweeping:
+        # Also when the job is over by now: a thread that it left behind waits, and its slot cannot go on without it.
+        slot = self._asked.pop((job.number, number))
+        if self._slots.get(slot.number) is slot and not slot.sweeping:
             slot.send(("answer", job.number, number, rows))
 
     def _job_ended(
@@ -259,8 +265,9 @@ class SlotEngine:
             if job.started_at is None:
                 if now - job.given_at >= RECALL_AFTER_S and self._is_idle_elsewhere(slot):
                     events.returned += slot.take_back()  # it does not react: others can begin at once
-                continue
-            running_s = now - job.started_at
+                if job.kill_reason is None or job not in slot.jobs:
+                    continue  # if it was cancelled and cannot be taken back, it loads its function, maybe for ever
+            running_s = 0.0 if job.started_at is None else now - job.started_at
             if len(slot.jobs) > 1 and running_s >= RECALL_AFTER_S:
                 events.returned += slot.take_back()
             if slot.dying_since is None:
@@ -385,16 +392,18 @@ class SlotEngine:
             elif slot.pidfd is None:
                 due.append(now + 0.05)  # nothing tells of its death: look now and then
             job = slot.jobs[0] if slot.jobs else None
-            if job is None or job.started_at is None:
-                if job is not None and self._is_idle_elsewhere(slot):
-                    due.append(max(now + 0.01, job.given_at + RECALL_AFTER_S))
+            if job is None:
                 continue
             if slot.dying_since is not None:
                 due.append(slot.dying_since + job.kill_grace_s)
             elif job.kill_reason is not None:
                 due.append(now)
-            elif job.timeout_s is not None:
+            elif job.timeout_s is not None and job.started_at is not None:
                 due.append(job.started_at + job.timeout_s)
+            if job.started_at is None:
+                if self._is_idle_elsewhere(slot):
+                    due.append(max(now + 0.01, job.given_at + RECALL_AFTER_S))
+                continue
             if len(slot.jobs) > 1:
                 due.append(job.started_at + RECALL_AFTER_S)
         return min(due, default=None)

@@ -130,6 +130,8 @@ class Worker:
         self._recipes: dict[int, Recipe] = {}
         self._receiving = threading.Lock()
         """Held by whoever reads messages: the loop or, while a task runs, one of its threads that asks something."""
+        self._sending = threading.Lock()
+        """Held while a message is sent: one must not begin inside another."""
         self._questions = 0
         self._load_errors: dict[int, tuple[str, str, tuple[str, str, int] | None]] = {}
         self._in_task = False
@@ -298,7 +300,9 @@ class Worker:
             raise TaskKilled("the time of this task is up, or it was cancelled")
 
     def _send(self, *message: Any) -> None:
-        self._connection.sendall(pack(message))
+        packed = pack(message)
+        with self._sending:
+            self._connection.sendall(packed)
 
 
 def _has_children() -> bool:

@@ -306,7 +306,7 @@ class RunCore:
             changes.append(change)
             if change.state.is_terminal:
                 self._count(event.index, change.state, touched)
-                failed_for_good |= change.state is _S.FAILED
+                failed_for_good |= change.state is _S.FAILED and self._specs[self.task_of[event.index]].fails_run
                 over.append(event)
         for event in over:
             changes += self._skip_decided(event, touched)
@@ -476,7 +476,7 @@ class RunCore:
 
     def past_wanted(self) -> list[int]:
         """Tasks with `depends_on_past` that could go and wait for `past_known`."""
-        return sorted(self._past_wanted)
+        return sorted(task for task in self._past_wanted if self.unended[task])
 
     def past_known(self, task: int, error: str | None) -> list[Change]:
         """The run before this one allows the task to go or, with `error`, never will."""

@@ -22,9 +22,16 @@ def test_the_first_program(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "success 6\n"), done.stderr
 
 
+def test_the_program_that_shows_how_a_dag_flows(tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text(programs()[1])
+    done = run_python("flow.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "success 100 [50, 50]\n"), done.stderr
+    assert "Warning" not in done.stderr
+
+
 def test_the_program_with_a_service(tmp_path: Path) -> None:
-    (tmp_path / "second.py").write_text(programs()[1])
-    done = run_python("second.py", cwd=tmp_path)
+    (tmp_path / "service.py").write_text(programs()[2])
+    done = run_python("service.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[:5] == [f"success {n * n}" for n in range(5)]
@@ -32,8 +39,8 @@ def test_the_program_with_a_service(tmp_path: Path) -> None:
     assert all("squaring" in line for line in lines[5:])
 
 
-def test_there_are_two_programs() -> None:
-    assert len(programs()) == 2, "a new program in the README needs a test of its own here"
+def test_there_are_three_programs() -> None:
+    assert len(programs()) == 3, "a new program in the README needs a test of its own here"
 
 
 def test_every_command_is_in_the_table() -> None:

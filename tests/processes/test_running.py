@@ -143,6 +143,7 @@ def test_fail_task_and_skip_task_use_no_retries(db: str) -> None:
     assert run.task_instance("skip").error == "nothing to do"
 
 
+@pytest.mark.filterwarnings("ignore::liteflow.DagWarning")
 def test_trigger_rules_hold_in_a_real_run(db: str) -> None:
     with Dag("rules", db_path=db) as dag:
         one() >> fail() >> one.override(task_id="end", trigger_rule="all_done")()
@@ -378,7 +379,7 @@ def test_params_and_context_reach_the_task(db: str) -> None:
         "r1",
         "see_context",
         1,
-        ["dag_run", "data_interval_end"],
+        ["dag", "dag_run"],
     ]
     assert run.xcom("give") == "y"
     assert run.params == {"a": 1, "b": "y"}

@@ -437,7 +437,7 @@ def test_a_failure_that_may_not_be_retried_is_final() -> None:
 def test_the_delay_of_a_retry_hangs_on_run_and_task() -> None:
     delays = set()
     for identity, name in [("etl/1", "a"), ("etl/2", "a"), ("etl/1", "b")]:
-        more = {"retry_delay_s": 1e5, "retry_exponential_backoff": 1.0, "max_retry_delay_s": 1e9}
+        more: dict[str, Any] = {"retry_delay_s": 1e5, "retry_exponential_backoff": 1.0, "max_retry_delay_s": 1e9}
         core = RunCore([spec(name, retries=1, **more)], identity=identity)
         core.start()
         core.claim(0)

@@ -188,12 +188,9 @@ SETUP_TABLE = {
 def teardown_verdict(setups: str, work: str, *, missing: int = 0, scope_ended: bool = True) -> TaskInstanceState | None:
     """What the rule says of these setups and of other upstream, with so many that have not ended."""
     found, of_setups = Counter(setups + work), Counter(setups)
-    counts = UpstreamCounts(
-        *(found[state] for state in "SFKU"),
-        total=len(setups) + len(work) + missing,
-        setups=SetupCounts(of_setups["S"], of_setups["K"], len(setups)),
-        scope_ended=scope_ended,
-    )
+    total = len(setups) + len(work) + missing
+    states = UpstreamCounts(found["S"], found["F"], found["K"], found["U"], total)
+    counts = states._replace(setups=SetupCounts(of_setups["S"], of_setups["K"], len(setups)), scope_ended=scope_ended)
     return evaluate(TriggerRule(TEARDOWN_RULE), counts)
 
 

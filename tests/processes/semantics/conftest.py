@@ -15,8 +15,9 @@ Submit = Callable[..., RunHandle]
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExecutorService]:
-    """Two slots over a file of their own."""
-    with ExecutorService(tmp_path_factory.mktemp("page") / "page.db", max_workers=2) as service:
+    """Two slots over a file of their own, and a pool for one task at a time."""
+    path = tmp_path_factory.mktemp("page") / "page.db"
+    with ExecutorService(path, max_workers=2, pools={"narrow": 1}) as service:
         yield service
 
 

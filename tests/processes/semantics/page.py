@@ -1,6 +1,7 @@
 """What the tests of the page of rules share: tasks that end as they are told, and a look at how a run came out.
 
-States are letters as on the page: S success, F failed, K skipped, U upstream_failed. What has not ended has its own word.
+States are letters as on the page: S success, F failed, K skipped, U upstream_failed. What has not ended has its
+own word.
 """
 
 from __future__ import annotations

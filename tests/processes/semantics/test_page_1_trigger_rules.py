@@ -87,7 +87,9 @@ def moments(service: ExecutorService, tmp_path_factory: pytest.TempPathFactory) 
             for letter, end in ends.items():
                 [end, hold] >> node(f"{rule}.{letter}", rule=rule)
     handle = service.submit(dag)
-    early = {"s", "f", "k", "u"} | {f"{rule}.{letter}" for rule in AT_ONCE for letter in "SFKU" if AT_ONCE[rule][letter] != "-"}
+    early = {"s", "f", "k", "u"} | {
+        f"{rule}.{letter}" for rule in AT_ONCE for letter in "SFKU" if AT_ONCE[rule][letter] != "-"
+    }
     try:
         wait_until(lambda: all(letters(handle.run)[name] in "SFKU" for name in early), "what decides at once")
         before = letters(handle.run)

@@ -93,8 +93,8 @@ def test_a_short_circuit_skips_all_downstream_on_a_falsy_value(run: Run, value: 
     """Whatever their rules, at once."""
     with Dag("short_circuit") as dag:
         go_on(value) >> node("a") >> node("b", rule="all_done") >> node("c", rule="none_failed")
-        node("x") >> [node("y", rule="one_success"), node("z")]
-        dag.get_task("a") >> dag.get_task("y")
+        [dag.get_task("a").output, node("x")] >> node("y", rule="all_done")
+        dag.get_task("x") >> node("z")
     assert outcome(run(dag)) == ("success", "a=K b=K c=K go_on=S x=S y=K z=S")
 
 
@@ -190,8 +190,10 @@ def test_a_branch_that_names_an_unknown_id_fails(run: Run) -> None:
         choose("aa") >> [node("a"), node("b", rule="all_done")]
         choose(["a", "nope"]) >> node("c")
         choose(5) >> node("d")
+        choose.override(task_id="again", retries=1)("nope") >> node("e")
     ended = run(dag)
-    assert outcome(ended) == ("failed", "a=U b=S c=U choose=F choose__1=F choose__2=F d=U")
+    assert outcome(ended) == ("failed", "a=U again=F b=S c=U choose=F choose__1=F choose__2=F d=U e=U")
+    assert ended.task_instance("again").try_number == 2
     assert "'aa'" in ended.task_instance("choose").error
     assert "'a'" in ended.task_instance("choose").error, "the nearest one"
 
