@@ -26,7 +26,7 @@ from liteflow.authoring.options import (
     default_task_options,
     unknown_option,
 )
-from liteflow.authoring.params import Param, declare_params
+from liteflow.authoring.params import NOTSET, Param, declare_params
 from liteflow.authoring.places import Place, caller
 from liteflow.authoring.task import Task
 from liteflow.authoring.trigger_rules import TriggerRule
@@ -202,8 +202,13 @@ class Dag:
         """The group whose `with` block is open, the innermost one."""
         return self.open_groups[-1] if self.open_groups else None
 
-    def param(self, name: str) -> DagParam:
-        """The param `name` as an argument for a task: the task gets its value in the run."""
+    def param(self, name: str, default: Any = NOTSET) -> DagParam:
+        """The param `name` as an argument for a task: the task gets its value in the run.
+
+        With `default` a param that the dag does not name yet is declared.
+        """
+        if default is not NOTSET and name not in self.declared_params:
+            self.declared_params |= declare_params({name: default}, caller())
         if name not in self.declared_params:
             raise ParamError(
                 f"{caller()}: dag {self.dag_id!r} has no param {name!r}{did_you_mean(name, self.declared_params)}",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from liteflow.authoring.mapping import LOOSE, STRICT, ExpandInput, Literal, Source
+from liteflow.authoring.options import TASK_OPTION_NAMES
 from liteflow.authoring.places import caller
 from liteflow.authoring.xcomarg import BaseXComArg, MappedArgument, Taken, as_items, nothing_taken, take_apart
 from liteflow.errors import DagError
@@ -83,6 +84,11 @@ class _Builder:
         try:
             items = as_items(value)
         except TypeError:
+            if what.rstrip("=") in TASK_OPTION_NAMES:
+                raise DagError(
+                    f"{caller()}: {self._name}.expand({what}...): options are not mapped over; give them before: "
+                    f"{self._name}.override({what}...).expand(...)"
+                ) from None
             raise DagError(
                 f"{caller()}: {self._name} cannot be mapped over {what}{value!r:.80}; give a list, a tuple, a dict or "
                 "the value of a task"

@@ -188,8 +188,9 @@ def _one_of(*words: str) -> Check:
     return check
 
 
-def _name(option: str, value: Any, where: Place) -> str:
-    return check_name(option, value)
+def _pool(option: str, value: Any, where: Place) -> str | None:
+    """Airflow's `default_pool`, in which every task is there, is no pool here: slots are what limits these."""
+    return None if value == "default_pool" else check_name(option, value)
 
 
 def _callbacks(option: str, value: Any, where: Place) -> tuple[Callable[..., Any], ...]:
@@ -248,7 +249,7 @@ _TASK_OPTIONS: Mapping[str, tuple[str, Check]] = {
     "do_xcom_push": ("do_xcom_push", _flag),
     "priority_weight": ("priority_weight", _weight),
     "weight_rule": ("weight_rule", _one_of("downstream", "upstream", "absolute")),
-    "pool": ("pool", _name),
+    "pool": ("pool", _pool),
     "pool_slots": ("pool_slots", _positive_count),
     "max_active_tis_per_dagrun": ("max_active_tis_per_dagrun", _positive_count),
     "map_index_template": ("map_index_template", _text),
@@ -266,9 +267,6 @@ _TASK_OPTIONS: Mapping[str, tuple[str, Check]] = {
 
 TASK_OPTION_NAMES = frozenset(_TASK_OPTIONS)
 """The options that every task has."""
-
-OPERATOR_PARAMETERS: set[str] = set()
-"""Parameters of operator classes, as they are defined: `default_args` may hold them too."""
 
 _SENSOR_OPTIONS: Mapping[str, tuple[str, Check]] = {
     "poke_interval": ("poke_interval_s", _seconds),
@@ -361,6 +359,10 @@ MISSING_DAG_OPTIONS = frozenset(
         "jinja_environment_kwargs",
     ]
 )
+
+
+OPERATOR_PARAMETERS: set[str] = {*_SENSOR_OPTIONS, *_BASH_OPTIONS}
+"""Options of one sort of task, and parameters of operator classes as they are defined: `default_args` may hold them."""
 
 
 def task_options(

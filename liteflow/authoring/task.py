@@ -14,6 +14,7 @@ from liteflow.authoring.edges import DependencyMixin, tasks_of
 from liteflow.authoring.expand import Expansion, expand_by_kwargs, expand_by_name
 from liteflow.authoring.ids import check_name
 from liteflow.authoring.options import (
+    TASK_OPTION_NAMES,
     BashOptions,
     SensorOptions,
     TaskOptions,
@@ -322,10 +323,14 @@ class TaskFactory:
         given = {key: value for key, value in self.options.items() if key != "task_id" and key not in own}
         return task_options(given, where, base, more=own)
 
-    def _own_options(self, where: Place) -> dict[str, Any]:
-        """The options that only this sort of task has, as arguments of `Task`."""
+    def _own_options(self, where: Place, around: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The options that only this sort of task has, as arguments of `Task`; `around` are `default_args`.
+
+        There a name that every task has (`timeout`) means that one.
+        """
         own = own_option_names(self.traits.kind)
-        given = {name: value for name, value in self.options.items() if name in own}
+        given = {name: value for name, value in (around or {}).items() if name in own - TASK_OPTION_NAMES}
+        given |= {name: value for name, value in self.options.items() if name in own}
         if self.traits.kind == SENSOR:
             return {"sensor": sensor_options(given, where)}
         if self.traits.kind == BASH:
@@ -345,9 +350,12 @@ class TaskFactory:
         taken = nothing_taken()
         taken_args = take_apart(args, taken)
         taken_kwargs = take_apart(kwargs, taken)
+        templates_dict = take_apart(self.options.get("templates_dict"), taken)
         context_params, wants_context = self._bind(place, args, kwargs, expansion)
         group = dag.current_group
         options = self._checked_options(place, group.default_options if group is not None else dag.default_options)
+        if options.templates_dict is not None:
+            options = options._replace(templates_dict=take_apart(options.templates_dict, taken))
         # A rule of default_args is for other tasks: a teardown has its own all the same.
         if self.traits.is_teardown and "trigger_rule" in self.options and options.trigger_rule not in _TEARDOWN_RULES:
             raise InvalidOptionError(
@@ -355,6 +363,8 @@ class TaskFactory:
                 "leave it out",
                 option="trigger_rule",
             )
+        if templates_dict is not None:
+            options = options._replace(templates_dict=templates_dict)
         if options.multiple_outputs is None:
             options = options._replace(multiple_outputs=_returns_dict(self.function))
         task = Task(
@@ -372,7 +382,7 @@ class TaskFactory:
             group=group,
             expansion=expansion,
             templated=_is_templated(place, options, taken_args, taken_kwargs, expansion),
-            **self._own_options(place),
+            **self._own_options(place, default_args_around(dag, group)),
         )
         mapped = [*taken.mapped, *(expansion.in_items.mapped if expansion is not None else ())]
         join_up(task, [*taken.tasks, *(expansion.tasks if expansion is not None else ())], mapped)
@@ -444,6 +454,17 @@ class PartialTask:
         refuse_nested_mapping(self.name, dag)
         kept = {name: value for name, value in self._kwargs.items() if name not in expansion.input.names}
         return self._factory._make(dag, (), kept, expansion).output
+
+
+def default_args_around(dag: Dag | None, group: TaskGroup | None) -> dict[str, Any]:
+    """The `default_args` of a dag and of groups in it, the innermost over the others."""
+    around: list[Mapping[str, Any]] = []
+    while group is not None:
+        around.append(group.default_args)
+        group = group.parent
+    if dag is not None:
+        around.append(dag.default_args)
+    return {name: value for args in reversed(around) for name, value in args.items()}
 
 
 def refuse_nested_mapping(name: str, dag: Dag) -> None:

@@ -131,6 +131,11 @@ class XComArg(BaseXComArg):
     ) -> None:
         self.task.__exit__(kind, error, trace)
 
+    def __str__(self) -> str:
+        """A Jinja expression for the value, as in Airflow. It makes no edge."""
+        key = "" if self.key == RETURN_VALUE else f", key={self.key!r}"
+        return f"{{{{ ti.xcom_pull(task_ids={self.task.task_id!r}{key}) }}}}"
+
     def __repr__(self) -> str:
         return f"XComArg({self.task.task_id!r}{'' if self.key == RETURN_VALUE else f', {self.key!r}'})"
 

@@ -102,7 +102,9 @@ def _load(identifier: str) -> Dag:
         except SyntaxError as error:
             raise DagFileError(f"{error.filename}:{error.lineno}: {error.msg}") from error
         except Exception as error:
-            raise DagFileError(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
+            place = _place(error, path)
+            text = str(error).removeprefix(f"{place}: ")
+            raise DagFileError(f"{place}: {type(error).__name__}: {text}") from error
     by_id: dict[str, Dag] = {}
     for dag in dags:
         if dag.dag_id in by_id:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from liteflow.execution.turn import DueCallback
 
 
+CALLBACK_TIMEOUT_S = 60.0
+"""How long a callback may run."""
+
+
 class TaskFailed(Exception):
     """In place of an exception that could not travel: its text."""
 
@@ -42,10 +46,10 @@ def put_end(context: Context, packed: bytes) -> None:
     """
     is_of_dag, state, reason, exception = pickle.loads(packed)
     context["reason"] = reason
+    context["ti"].state = state  # of a dag's callback it is that of a task instance that ended as the run did
     if is_of_dag:
         context["dag_run"] = context["dag_run"]._replace(state=state)
         return
-    context["ti"].state = state
     if state in ("failed", "up_for_retry"):
         context["exception"] = _exception_of(exception, reason)
 

@@ -32,7 +32,7 @@ from liteflow.authoring.options import BashOptions, SensorOptions
 from liteflow.authoring.task import BASH, BRANCH, SENSOR, SHORT_CIRCUIT
 from liteflow.authoring.templates import has_template
 from liteflow.authoring.xcomarg import RETURN_VALUE, put_together
-from liteflow.errors import FailTask, SkipTask, XComEncodeError
+from liteflow.errors import FailTask, SkipTask, TemplateError, XComEncodeError
 from liteflow.execution.pulling import Ask, TryXComs, check_key
 from liteflow.storage.xcoms import decode, encode, encode_items
 
@@ -234,7 +234,14 @@ class Try:
         """The value with its Jinja templates rendered."""
         from liteflow.execution.templates import render
 
-        return render(value, self.context, native=self.recipe.native)
+        return render(value, self._names_for_templates(), native=self.recipe.native)
+
+    def _names_for_templates(self) -> Context:
+        """The context with `macros` in it: Jinja copies what it is given, and asks the copy."""
+        from liteflow.execution.templates import macros
+
+        self.context.setdefault("macros", macros())
+        return self.context
 
     def rendered(self, value: Any) -> Any:
         """The same, where whether there is a template is known only now."""
@@ -281,7 +288,7 @@ class Try:
             return None
         from liteflow.execution.templates import render_map_index
 
-        return render_map_index(self.recipe.map_index_template, {**self.context, **self._keywords})
+        return render_map_index(self.recipe.map_index_template, {**self._names_for_templates(), **self._keywords})
 
 
 def call(
@@ -486,6 +493,8 @@ def describe_error(error: BaseException) -> str:
 def trace_of(error: BaseException) -> str:
     """The traceback as text, without liteflow's own frames at its top."""
     try:
+        if isinstance(error, TemplateError):  # it says all; the rest is Jinja's inside
+            return describe_error(error)
         error.__traceback__ = _own_frames_dropped(error.__traceback__)
         return "".join(traceback.format_exception(error))
     except BaseException:

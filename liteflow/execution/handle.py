@@ -56,10 +56,9 @@ class RunHandle:
         """Ask for the run's end; returns at once. A run that is over stays as it is."""
         self._history.cancel(self._pk)
         if self._run is not None:
-            run = self._run
-            self._service._tell_loop(
-                lambda turn: self._service._cancel(run, turn) if run.pk in self._service._runs else None
-            )
+            loop = self._service._loop
+            assert loop is not None
+            loop.cancel(self._run)
 
     def wait(self, timeout: float | None = None) -> DagRun:
         """Wait until the run is over, and return it. Raises TimeoutError after `timeout` seconds, what broke the

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from liteflow.authoring.ids import did_you_mean
 from liteflow.errors import PoolError
+from liteflow.execution.progress import db_hint
 from liteflow.storage import pools
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class PoolGuard:
             if name not in sizes:
                 raise PoolError(
                     f"{task.place}: task {task.task_id!r} is in pool {name!r}, which is not in {self._database.path}"
-                    f"{did_you_mean(name, known)}. Make it with: liteflow pools set {name} SLOTS",
+                    f"{did_you_mean(name, known)}. Make it with: liteflow pools set {name} SLOTS"
+                    f"{db_hint(self._database.path)}",
                     pool=name,
                 )
             if task.options.pool_slots > sizes[name]:

@@ -53,6 +53,8 @@ class PreparedDag:
         self.units, self.unit_of = self._find_units()
         self.mapped_keys = self._find_mapped_keys()
         self.recipes = [self._recipe(number, task) for number, task in enumerate(self.tasks)]
+        self.recipe_numbers: dict[int, int] = {}
+        """Under which slots keep recipes, of tasks that have many instances."""
         upstream = [tuple(self.number_of[up] for up in task.upstream_task_ids) for task in self.tasks]
         self.specs = self._specs(upstream)
         self.unit_specs = [UnitSpec(unit.sources, self._literal_count(unit)) for unit in self.units]

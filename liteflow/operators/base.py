@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from liteflow.authoring.context import get_current_context
 from liteflow.authoring.dag import Dag, current_dag
 from liteflow.authoring.expand import Expansion, expand_by_kwargs, expand_by_name
+from liteflow.authoring.ids import did_you_mean
 from liteflow.authoring.options import OPERATOR_PARAMETERS, TASK_OPTION_NAMES, TaskOptions, task_options
 from liteflow.authoring.places import Place, caller
-from liteflow.authoring.task import Task, Traits, join_up, needs_rendering, refuse_nested_mapping
+from liteflow.authoring.task import Task, Traits, default_args_around, join_up, needs_rendering, refuse_nested_mapping
 from liteflow.authoring.xcomarg import BaseXComArg, MappedArgument, nothing_taken, take_apart
 from liteflow.errors import DagError
 
@@ -37,23 +38,33 @@ class OperatorMeta(type):
             raise DagError(f"{caller()}: {cls.__name__}() takes keyword arguments only")
         operator = cls.__new__(cls)
         operator.place = caller()  # here, and not in the `__init__` of somebody's class
-        operator.__init__(**_with_defaults(cls, kwargs))
+        given = _with_defaults(cls, kwargs)
+        _check_arguments(cls, given, operator.place)
+        operator.__init__(**given)
         operator._join_dag()
         return operator
 
 
 def _with_defaults(cls: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments, with those of the dag's and groups' `default_args` that the class itself knows."""
-    dag, group = _surroundings(kwargs)
-    around: list[Mapping[str, Any]] = []
-    while group is not None:
-        around.append(group.default_args)
-        group = group.parent
-    if dag is not None:
-        around.append(dag.default_args)
     own = own_parameters(cls)
-    defaults = {name: value for args in reversed(around) for name, value in args.items() if name in own}
+    around = default_args_around(*_surroundings(kwargs))
+    defaults = {name: value for name, value in around.items() if name in own}
     return {**defaults, **(kwargs.get("default_args") or {}), **kwargs}
+
+
+def _check_arguments(cls: Any, given: Mapping[str, Any], place: Place) -> None:
+    """Say which argument is missing or misspelt, where Python would only say that one is missing."""
+    if "task_id" not in given:
+        raise DagError(f"{place}: {cls.__name__}() is called without 'task_id'")
+    try:
+        inspect.signature(cls.__init__).bind(None, **given)
+    except TypeError as error:
+        own = own_parameters(cls)
+        known = {*own, *TASK_OPTION_NAMES, *_PLACING}
+        hints = [name + did_you_mean(name, own) for name in given if name not in known]
+        unknown = f"; it has no {', '.join(hints)}" if hints else ""
+        raise DagError(f"{place}: {cls.__name__}(): {error}{unknown}") from None
 
 
 def _surroundings(kwargs: Mapping[str, Any]) -> tuple[Dag | None, TaskGroup | None]:
@@ -139,6 +150,8 @@ class BaseOperator(Task, metaclass=OperatorMeta):
                     f"{self.place}: {type(self).__name__}({name}={value!r}): only {fields} can be the value of another "
                     "task; name it in template_fields"
                 )
+        if self.options.templates_dict is not None:
+            self.options = self.options._replace(templates_dict=take_apart(self.options.templates_dict, taken))
         self.templated = needs_rendering(self.place, self.options, (plain, self.options.templates_dict))
         self.inputs = tuple(taken.inputs)
         join_up(self, taken.tasks, list(taken.mapped))
@@ -265,6 +278,7 @@ class PartialOperator:
             traits=self._cls.operator_traits,
             group=group,
             expansion=expansion,
+            ignores_rules=bool(given.get("ignore_downstream_trigger_rules", True)),
             templated=needs_rendering(place, options, (kwargs, expansion.input.literals, options.templates_dict)),
         )
         join_up(task, [*taken.tasks, *expansion.tasks], [*taken.mapped, *expansion.in_items.mapped])

@@ -142,9 +142,8 @@ def _pass_on(process: subprocess.Popen[bytes]) -> str:
     while left is None or left > 0:
         if left is None and process.poll() is not None:
             left = _PIPE_BYTES
-        try:
-            piece = os.read(source, _READ_BYTES)
-        except BlockingIOError:
+        piece = _read(source)
+        if piece is None:
             if left is not None:
                 break  # it was over before we looked, so that was all
             ready.poll(50)
@@ -177,6 +176,14 @@ class _LastLine:
 
     def text(self) -> str:
         return (b"".join(self._pieces) or self._whole).decode("utf-8", "backslashreplace").rstrip("\r")
+
+
+def _read(fd: int) -> bytes | None:
+    """What is there; empty at the end, None when there is nothing now."""
+    try:
+        return os.read(fd, _READ_BYTES)
+    except BlockingIOError:
+        return None
 
 
 def _write(data: bytes) -> None:

@@ -109,7 +109,10 @@ def test_what_never_ran_calls_nothing(db: str, tmp_path: Path) -> None:
         run_to.override(task_id="bad", on_execute_callback=None, on_failure_callback=None)("fail") >> one()
         skip_all = task.branch(lambda: None, task_id="branch", on_execute_callback=None, on_success_callback=None)
         skip_all() >> one.override(task_id="not_chosen")()
-        task.run_if(lambda context: False)(run_to).override(task_id="guarded")("well") >> one.override(task_id="below")()
+        (
+            task.run_if(lambda context: False)(run_to).override(task_id="guarded")("well")
+            >> one.override(task_id="below")()
+        )
     run = dag.run(progress=False, max_workers=2)
     assert states_of(run) == {
         "bad": "failed",
@@ -294,7 +297,9 @@ def hang(_context: Any) -> None:
 
 def test_a_callback_that_hangs_is_ended_and_the_run_goes_on(db: str, tmp_path: Path, limit: None) -> None:
     path = tmp_path / "notes"
-    with Dag("hang", db_path=db, default_args={"kill_grace_s": 0.1}, on_success_callback=[hang, Notes(path, "dag")]) as dag:
+    with Dag(
+        "hang", db_path=db, default_args={"kill_grace_s": 0.1}, on_success_callback=[hang, Notes(path, "dag")]
+    ) as dag:
         one.override(on_success_callback=[hang, Notes(path, "task")])() >> one.override(task_id="below")()
     run = dag.run(progress=False, max_workers=2)
     assert (run.state, states_of(run)) == ("success", {"one": "success", "below": "success"})
@@ -307,9 +312,9 @@ def test_a_callback_that_hangs_is_ended_and_the_run_goes_on(db: str, tmp_path: P
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Callbacks may take 0.3 s."""
-    from liteflow.execution import service
+    from liteflow.execution import callbacks
 
-    monkeypatch.setattr(service, "CALLBACK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(callbacks, "CALLBACK_TIMEOUT_S", 0.3)
 
 
 def test_a_callback_that_hangs_holds_up_no_other_task(db: str, tmp_path: Path) -> None:
@@ -444,7 +449,9 @@ if __name__ == "__main__":
 """
 
 
-def test_a_callback_dies_with_its_host_and_the_result_is_recorded(script: Callable[..., Script], tmp_path: Path) -> None:
+def test_a_callback_dies_with_its_host_and_the_result_is_recorded(
+    script: Callable[..., Script], tmp_path: Path
+) -> None:
     (tmp_path / "hold").touch()
     host = script(HOST).start()
     wait_until((tmp_path / "called").exists, "the callback runs")

@@ -17,7 +17,9 @@ from tests.conftest import Script, lines_of, states_of, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
-MODES = pytest.mark.parametrize("mode", ["poke", "reschedule"])
+BOTH = ["poke", "reschedule"]
+
+MODES = pytest.mark.parametrize("mode", BOTH)
 
 
 @task
@@ -56,46 +58,41 @@ def looks_of(path: Path) -> list[str]:
 # What time does
 
 
-@MODES
-def test_a_sensor_whose_time_is_over_fails_and_is_not_tried_again(db: str, tmp_path: Path, mode: str) -> None:
-    path = tmp_path / "looks"
+def test_a_sensor_whose_time_is_over_fails_and_is_not_tried_again(db: str, tmp_path: Path) -> None:
     with Dag("late", db_path=db) as dag:
-        see_after.override(task_id="wait", mode=mode, timeout=0.1, retries=2)(str(path), 10**6) >> one()
+        for mode in BOTH:
+            waiting = see_after.override(task_id=mode, mode=mode, timeout=0.1, retries=2)(str(tmp_path / mode), 10**6)
+            waiting >> one.override(task_id=f"after_{mode}")()
     run = dag.run(progress=False, max_workers=2)
-    instance = run.task_instance("wait")
-    assert states_of(run) == {"wait": "failed", "one": "upstream_failed"}
-    assert (instance.end_reason, instance.try_number, run.tries()) == ("timeout", 1, [])
-    assert instance.error is not None
-    assert "of the 0.1 s that it may" in instance.error
-    assert instance.error in lines_of(run, "wait")
-    assert len(looks_of(path)) >= 2
-    assert set(looks_of(path)) == {"1"}
+    assert states_of(run) == {**dict.fromkeys(BOTH, "failed"), **{f"after_{mode}": "upstream_failed" for mode in BOTH}}
+    assert run.tries() == []
+    for mode in BOTH:
+        instance = run.task_instance(mode)
+        assert (instance.end_reason, instance.try_number) == ("timeout", 1)
+        assert "of the 0.1 s that it may" in str(instance.error)
+        assert instance.error in lines_of(run, mode)
+        assert len(looks_of(tmp_path / mode)) >= 2
+        assert set(looks_of(tmp_path / mode)) == {"1"}
 
 
-@MODES
-def test_a_sensor_whose_time_is_over_before_it_looks_again_has_looked_once(db: str, tmp_path: Path, mode: str) -> None:
-    path = tmp_path / "looks"
-    with Dag("short", db_path=db) as dag:
-        see_after.override(task_id="wait", mode=mode, timeout=1e-6)(str(path), 10**6)
-    assert states_of(dag.run(progress=False, max_workers=2)) == {"wait": "failed"}
-    assert looks_of(path) == ["1"]
-
-
-@MODES
-def test_with_soft_fail_the_end_of_its_time_skips_it(db: str, tmp_path: Path, mode: str) -> None:
-    with Dag("soft", db_path=db) as dag:
-        see_file.override(mode=mode, timeout=0.05, soft_fail=True, retries=2)(str(tmp_path / "never")) >> one()
+def test_how_the_end_of_its_time_is_taken_is_said_by_options(db: str, tmp_path: Path) -> None:
+    """Even a limit that is over before it has looked at all lets it look once."""
+    with Dag("options", db_path=db) as dag:
+        for mode in BOTH:
+            late = see_after.override(mode=mode, timeout=0.05, retries=2)
+            for name, made in {
+                "short": late.override(timeout=1e-6),
+                "soft": late.override(soft_fail=True),
+                "never": late.override(never_fail=True),
+            }.items():
+                made.override(task_id=f"{name}_{mode}")(str(tmp_path / f"{name}_{mode}"), 10**6)
+            dag.get_task(f"soft_{mode}") >> one.override(task_id=f"after_{mode}")()
     run = dag.run(progress=False, max_workers=2)
-    assert (run.state, states_of(run)) == ("success", {"see_file": "skipped", "one": "skipped"})
-    assert "SensorTimeout" in str(run.task_instance("see_file").error)
-
-
-@MODES
-def test_never_fail_does_not_keep_it_from_failing_when_its_time_is_over(db: str, tmp_path: Path, mode: str) -> None:
-    with Dag("never", db_path=db) as dag:
-        see_file.override(mode=mode, timeout=0.05, never_fail=True)(str(tmp_path / "never"))
-    run = dag.run(progress=False, max_workers=2)
-    assert (run.task_instance("see_file").state, run.task_instance("see_file").end_reason) == ("failed", "timeout")
+    wanted = {"short": "failed", "soft": "skipped", "never": "failed", "after": "skipped"}
+    assert states_of(run) == {f"{name}_{mode}": state for name, state in wanted.items() for mode in BOTH}
+    assert [looks_of(tmp_path / f"short_{mode}") for mode in BOTH] == [["1"], ["1"]]
+    assert all("SensorTimeout" in str(run.task_instance(f"soft_{mode}").error) for mode in BOTH)
+    assert {str(run.task_instance(f"never_{mode}").end_reason) for mode in BOTH} == {"timeout"}
 
 
 @task.sensor(poke_interval=0.01, timeout=0.3, mode="reschedule", retries=1)
@@ -247,10 +244,13 @@ def see_nothing_at_first(path: str, nothing: Any) -> Any:
     return nothing
 
 
-@pytest.mark.parametrize("nothing", [None, 0, "", [], PokeReturnValue(False, "early")], ids=repr)
-def test_whatever_is_false_means_not_yet(db: str, tmp_path: Path, nothing: Any) -> None:
+NOTHING: list[Any] = [None, 0, "", [], PokeReturnValue(False, "early")]
+
+
+def test_whatever_is_false_means_not_yet(db: str, tmp_path: Path) -> None:
     with Dag("nothing", db_path=db) as dag:
-        see_nothing_at_first(str(tmp_path / "looked"), nothing)
+        for number, nothing in enumerate(NOTHING):
+            see_nothing_at_first(str(tmp_path / str(number)), nothing)
     run = dag.run(progress=False, max_workers=1)
     assert run.state == "success"
     assert run.xcoms() == []
@@ -334,7 +334,7 @@ def test_a_thousand_rescheduled_sensors_and_fifty_tasks_share_two_slots(db: str,
         # Of the same weight as the sensors, and behind all of them in the queue.
         done = [work.override(task_id=f"work{number}", weight_rule="absolute")() for number in range(50)]
         touch(str(go)) << done
-    run = dag.run(progress=False, max_workers=2)
+    run: Any = dag.run(progress=False, max_workers=2)
     assert run.state == "success"
     instances = run.task_instances()
     sensors = [instance for instance in instances if instance.task_id == "see_file"]
@@ -391,6 +391,7 @@ def test_ctrl_c_while_sensors_wait_ends_the_run(script: Callable[..., Script], t
 
     host = script(WAITING).start()
     wait_until(lambda: (tmp_path / "looked").exists(), "it has looked")
+    wait_until(lambda: states_of(_latest(tmp_path)) == {"see": "up_for_reschedule"}, "it waits")
     host.send_signal(signal.SIGINT)
     _, errors = host.communicate(timeout=20)
     assert host.returncode in (130, -signal.SIGINT), errors
@@ -427,11 +428,11 @@ def test_a_sensor_with_backoff_waits_until_its_time_is_over(db: str, tmp_path: P
     """The last interval is cut to what is left, so the limit holds though the next look would come much later."""
     path = tmp_path / "looks"
     with Dag("backoff", db_path=db) as dag:
-        for mode in ("poke", "reschedule"):
+        for mode in BOTH:
             see_after.override(task_id=mode, mode=mode, exponential_backoff=True, timeout=0.3, poke_interval=100)(
                 str(path), 10**6
             )
-    run = dag.run(progress=False, max_workers=2)
+    run: Any = dag.run(progress=False, max_workers=2)
     assert {str(instance.end_reason) for instance in run.task_instances()} == {"timeout"}
     assert all(instance.duration < timedelta(seconds=3) for instance in run.task_instances())
 

@@ -126,8 +126,16 @@ def test_a_bad_id_is_refused_with_the_place(task_id: Any) -> None:
 
 
 def test_an_operator_without_an_id_is_refused() -> None:
-    with Dag("d"), pytest.raises(TypeError, match="task_id"):
+    with (
+        Dag("d"),
+        pytest.raises(DagError, match=r"test_operators.py:\d+: EmptyOperator\(\) is called without 'task_id'"),
+    ):
         EmptyOperator()
+
+
+def test_a_misspelt_argument_of_an_operator_is_named_with_the_nearest_one() -> None:
+    with Dag("d"), pytest.raises(DagError, match=r"has no bash_comand \(did you mean 'bash_command'\?\)"):
+        BashOperator(task_id="x", bash_comand="ls")
 
 
 @pytest.mark.parametrize("first", [lambda: EmptyOperator(task_id="rows"), lambda: rows()], ids=["operator", "task"])

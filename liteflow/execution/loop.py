@@ -1,0 +1,554 @@
+"""The loop that drives runs: one turn after the other, in the service's one thread.
+
+Each turn it collects every outcome that is there, asks the core of each run what follows, and then, in *one*
+transaction, records outcomes with their XComs and logs, writes the new states and claims the next task instances;
+after the commit it submits what it claimed. Nothing starts before its claim is committed, and nothing downstream starts
+before the result is. What is in memory is ahead of the database only inside a turn: when a commit fails, the
+service gives up and kills what runs, so nothing goes on that is not recorded.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from liteflow.authoring.xcomarg import RETURN_VALUE
+from liteflow.errors import DagError, LiteflowError, MissingMainGuard, ServiceError
+from liteflow.execution import recorder, telling
+from liteflow.execution.choosing import Chooser
+from liteflow.execution.jobs import Engine, Events, Job, LogLine, Outcome
+from liteflow.execution.making import JobMaker
+from liteflow.execution.past import past_of
+from liteflow.execution.turn import Claim, DueCallback, Turn
+from liteflow.scheduling.core import Change, Ended
+from liteflow.scheduling.skips import DECISION_KEY, decision_value, skipped_by
+from liteflow.states import EndReason, RunState, TaskInstanceState
+from liteflow.storage import recording
+from liteflow.storage.values import pull_xcoms
+from liteflow.storage.xcoms import encode
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from liteflow.execution.active import ActiveRun, Stored
+    from liteflow.execution.pools import PoolGuard
+    from liteflow.storage.engine import Database
+
+_S = TaskInstanceState
+
+_CALLBACK_KINDS = {
+    _S.SUCCESS: "on_success",
+    _S.FAILED: "on_failure",
+    _S.UP_FOR_RETRY: "on_retry",
+    _S.SKIPPED: "on_skipped",
+}
+
+_RUN_REASONS: dict[EndReason | None, str] = {
+    EndReason.TIMEOUT: "timed_out",
+    EndReason.CANCELLED: "cancelled",
+    EndReason.FAIL_FAST: "fail_fast",
+}
+"""What the dag's own callbacks are told; Airflow's words where it has any."""
+
+STARTED_AFTER_S = 0.02
+"""How long a job has run when it is recorded as started, if nothing else is recorded before."""
+IDLE_POLL_S = 0.1
+"""How often the loop looks whether another process has written to the database."""
+LOOK_AGAIN_S = 1.0
+"""How often it counts again what of pools is free, and asks for the runs before, though nothing was written: an owner
+may have died."""
+TEARDOWN_GRACE_S = 300.0
+"""How long teardowns may take in all after their run was ended early."""
+MOST_REST_S = 10.0
+"""How long the loop sleeps at the most when it has no run."""
+
+_RUN_TIMEOUT, _HARD_END = -1, -2
+"""In place of a task instance in a timer: the run's own limit, and the end of its teardowns' grace."""
+
+Command = Callable[[Turn], None]
+
+
+class Loop:
+    """Drives the runs of one service over one engine. Other threads only `tell` it things."""
+
+    def __init__(self, engine: Engine, database: Database, executor_pk: int, pools: PoolGuard) -> None:
+        self._engine = engine
+        self._database = database
+        self._executor_pk = executor_pk
+        self._pools = pools
+        self.mutex = threading.Lock()
+        """Guards what other threads hand in."""
+        self.inbox: deque[tuple[Command, ActiveRun | None]] = deque()
+        """What the loop is told to do, and the run that it is to begin."""
+        self.is_closed = False
+        """Whether it takes nothing more."""
+        self.is_stopping = False
+        self.broken: BaseException | None = None
+        """Why it gave up."""
+        # From here on its own thread's.
+        self.runs: dict[int, ActiveRun] = {}
+        self._chooser = Chooser(engine, pools)
+        self._maker = JobMaker()
+        self._timers: list[tuple[float, int, int]] = []
+        """When a retry or look is due, of which run, which task instance."""
+        self._jobs: dict[tuple[int, int], Job] = {}
+        """By run and number of the task instance."""
+        self._calling: dict[int, Job] = {}
+        """Callbacks that wait or run, by the number of their job."""
+        self._fresh: list[Job] = []
+        """Jobs that have started, which is not recorded yet."""
+        self._reported_traces: set[int] = set()
+        self._seen_version = -1
+        self._next_look = 0.0
+        self._look_again_at = 0.0
+
+    # What other threads call
+
+    def tell(self, what: Command, run: ActiveRun | None = None) -> bool:
+        """Have the loop do something; False when it takes nothing more."""
+        with self.mutex:
+            if self.is_closed:
+                return False
+            self.inbox.append((what, run))
+        self._engine.wake()
+        return True
+
+    def begin(self, run: ActiveRun) -> bool:
+        """Have it drive a run that is recorded as queued; False when it takes nothing more."""
+        return self.tell(lambda turn: self._begin(run, turn), run)
+
+    def cancel(self, run: ActiveRun) -> None:
+        """Have it end a run."""
+        self.tell(lambda turn: self._cancel(run, turn) if run.pk in self.runs else None)
+
+    def stop(self, *, cancel: bool) -> None:
+        """Have it end once all runs are over; with `cancel` they are ended first."""
+        if cancel:
+            self.tell(self._cancel_all)
+        self.tell(self._note_stop)
+
+    # The turn
+
+    def run(self) -> None:
+        """Turn until it is told to stop and nothing is left. What goes wrong ends in `broken`."""
+        try:
+            while not self._may_end():
+                self._turn()
+        except BaseException as error:
+            self._give_up(error)
+
+    def _may_end(self) -> bool:
+        with self.mutex:
+            self.is_closed = self.is_stopping and not self.runs and not self.inbox
+            return self.is_closed
+
+    def _turn(self) -> None:
+        turn = Turn()
+        events = self._engine.poll(self._patience())
+        with self.mutex:
+            inbox, self.inbox = self.inbox, deque()
+        for what, _ in inbox:
+            what(turn)
+        self._answer(events)
+        self._take_events(events, turn)
+        self._ring_timers(turn)
+        self._look_around(turn)
+        self._settle(turn)
+        self._chooser.choose(turn)
+        self._note_started(turn)
+        jobs = self._commit(turn) if turn else []
+        for vacancy, several in _by_vacancy([*turn.placed, *jobs]).items():
+            self._engine.submit(vacancy, several)
+        telling.tell(turn)
+        for run in turn.over:
+            self._forget(run)
+            run.over.set()
+
+    def _patience(self) -> float:
+        """How long the loop may sleep."""
+        if self.inbox or self._chooser.callbacks:
+            return 0.0 if self.inbox else STARTED_AFTER_S
+        wait = IDLE_POLL_S if self.runs else MOST_REST_S
+        if self._fresh:
+            wait = min(wait, STARTED_AFTER_S)
+        if self._timers:
+            wait = min(wait, max(0.0, self._timers[0][0] - time.monotonic()))
+        return wait
+
+    def _answer(self, events: Events) -> None:
+        """Answer what running tasks want to know of others."""
+        if not events.questions:
+            return
+        with self._database.read() as session:
+            for job, number, (_, dag_id, run_id, task_ids, key, map_indexes, prior) in events.questions:
+                rows = pull_xcoms(
+                    session,
+                    dag_id=dag_id,
+                    run_id=run_id,
+                    task_ids=task_ids,
+                    key=key,
+                    map_indexes=map_indexes,
+                    include_prior_dates=prior,
+                    logical_date_us=job.run.logical_date_us,
+                )
+                self._engine.answer(job, number, tuple(tuple(row) for row in rows))
+
+    def _begin(self, run: ActiveRun, turn: Turn) -> None:
+        self.runs[run.pk] = run
+        self._chooser.order.append(run)
+        turn.begun.append(run)
+        if run.dag.dagrun_timeout_s is not None:
+            heapq.heappush(self._timers, (time.monotonic() + run.dag.dagrun_timeout_s, run.pk, _RUN_TIMEOUT))
+        self._apply(run, run.core.start(), turn)
+
+    def _apply(self, run: ActiveRun, changes: list[Change], turn: Turn) -> None:
+        """Take in what the core decided beside the tries that ended, and what follows from that."""
+        run.note(changes)
+        turn.changes += [(run, change) for change in changes]
+        while units := run.core.expansions():
+            for unit in units:
+                expansion = run.core.expand(unit, run.length_of(unit))
+                if expansion.tasks:
+                    turn.expansions.append((run, expansion))
+                run.note(expansion.changes)
+                turn.changes += [(run, change) for change in expansion.changes]
+
+    def _take_events(self, events: Events, turn: Turn) -> None:
+        self._fresh += [
+            job for job in events.started if job.callback_id is None and self.runs.get(job.run.pk) is job.run
+        ]
+        turn.lines += events.lines
+        by_run: dict[int, list[tuple[Job, Outcome]]] = {}
+        for job, outcome in events.finished:
+            if job.callback_id is not None:
+                self._take_called(job, outcome, turn)
+            else:
+                by_run.setdefault(job.run.pk, []).append((job, outcome))
+        for job in events.returned:
+            if job.callback_id is not None:
+                self._chooser.callbacks.append(job)
+            elif job.kill_reason is None:
+                self._chooser.unplaced.append(job)
+            else:  # cancelled, mostly before it had begun
+                state = _S.SKIPPED if job.started_at is None else _S.FAILED
+                outcome = Outcome(state, job.kill_reason, started_us=job.started_us)
+                by_run.setdefault(job.run.pk, []).append((job, outcome))
+        for ended in by_run.values():
+            run: ActiveRun = ended[0][0].run
+            if self.runs.get(run.pk) is run:
+                self._take_ended(run, ended, turn)
+
+    def _note_started(self, turn: Turn) -> None:
+        """Record that jobs have started along with something else or, when there is nothing, a little later.
+
+        Most tiny tasks have ended by then, and cost one transaction instead of two.
+        """
+        self._fresh = [job for job in self._fresh if self._jobs.get((job.run.pk, job.index)) is job]
+        if not self._fresh:
+            return
+        oldest = self._fresh[0].started_at or 0.0
+        if turn or time.monotonic() - oldest >= STARTED_AFTER_S:
+            turn.started, self._fresh = self._fresh, []
+
+    def _take_ended(self, run: ActiveRun, ended: list[tuple[Job, Outcome]], turn: Turn) -> None:
+        events = []
+        outcomes: dict[int, tuple[Job, Outcome]] = {}
+        for job, told in ended:
+            self._jobs.pop((run.pk, job.index), None)
+            run.running.discard(job.index)
+            self._pools.ended(run.ready.gate_of(job.index))
+            self._chooser.learn(job, told)
+            outcome, skip = self._decided(job, told)
+            telling.explain(job, outcome, turn, self._reported_traces)
+            if outcome.reason is EndReason.CRASHED:
+                run.alone.add(job.index)
+            if outcome.guard is not None:
+                message, file, line = outcome.guard
+                run.error = MissingMainGuard(message, file=file, line=line)
+            outcomes[job.index] = (job, outcome)
+            event = Ended(job.index, outcome.state, outcome.reason, outcome.may_retry, outcome.delay_s, skip)
+            events.append(event)
+        own, others = [], []
+        for change in run.core.apply(events):
+            if change.index in outcomes:
+                job, outcome = outcomes.pop(change.index)
+                self._take_try(run, job, outcome, change, turn)
+                own.append(change)
+            else:
+                others.append(change)
+        run.note(own)
+        self._apply(run, others, turn)
+        if run.error is not None:
+            self._end_early(run, EndReason.ERROR, turn, spare_teardowns=False)
+        elif run.core.ending is not None:
+            self._end_running(run)
+
+    def _take_try(self, run: ActiveRun, job: Job, outcome: Outcome, change: Change, turn: Turn) -> None:
+        """A try has ended, and the core has said what its task instance is now."""
+        if change.state.is_terminal:
+            run.keep_values(job.index, outcome)
+        turn.ended.append((job, outcome, change))
+        if change.state in (_S.UP_FOR_RETRY, _S.UP_FOR_RESCHEDULE):
+            heapq.heappush(self._timers, (time.monotonic() + change.delay_s, run.pk, change.index))
+        if change.state is _S.UP_FOR_RESCHEDULE:
+            run.first_look_us.setdefault(job.index, outcome.started_us or _now_us())
+            run.looks[job.index] = run.looks.get(job.index, 0) + 1
+        else:
+            run.first_look_us.pop(job.index, None)
+            run.looks.pop(job.index, None)
+        kind = _CALLBACK_KINDS.get(change.state)
+        if kind is not None:
+            self._note_callbacks(run, job.index, kind, turn, str(change.state), outcome.error, outcome.exception)
+
+    def _decided(self, job: Job, outcome: Outcome) -> tuple[Outcome, Sequence[int]]:
+        """What a branch or short circuit decided: the numbers of the tasks to skip, kept with the run as an XCom.
+
+        A branch that chose what there is not has failed.
+        """
+        if outcome.chosen is None or outcome.state is not _S.SUCCESS:
+            return outcome, ()
+        prepared = job.run.prepared
+        task = job.run.task(job.index)
+        try:
+            skipped = skipped_by(task, prepared.downstream, outcome.chosen)
+        except DagError as error:
+            pushed = [xcom for xcom in outcome.xcoms if xcom[0] != RETURN_VALUE]  # as of any try that raised
+            failed = outcome._replace(state=_S.FAILED, reason=EndReason.ERROR, error=str(error), xcoms=pushed)
+            return failed, ()
+        kept = (DECISION_KEY, *encode(decision_value(task, outcome.chosen, skipped)))
+        return outcome._replace(xcoms=(*outcome.xcoms, kept)), [prepared.number_of[task_id] for task_id in skipped]
+
+    # Callbacks
+
+    def _note_callbacks(
+        self,
+        run: ActiveRun,
+        index: int,
+        kind: str,
+        turn: Turn,
+        state: str,
+        reason: str | None,
+        exception: bytes | None = None,
+    ) -> None:
+        """Callbacks of that kind are due, if there are any; they get a slot once that is recorded."""
+        task = -1 if kind.startswith("dag_") else run.core.task_of[index]
+        functions = run.prepared.callbacks.get((task, kind), ())
+        run.open_callbacks += len(functions)
+        turn.callbacks += [
+            DueCallback(run, index, kind, number, run.core.try_numbers[index], state, reason, exception)
+            for number in range(len(functions))
+        ]
+
+    def _take_called(self, job: Job, outcome: Outcome, turn: Turn) -> None:
+        """A callback has ended; how, changes nothing but the log."""
+        if self._calling.pop(job.number, None) is None:
+            return
+        assert job.callback_id is not None
+        turn.called.append(job.callback_id)
+        job.run.open_callbacks -= 1
+        if outcome.state is not _S.SUCCESS:
+            how = "failed" if outcome.reason in (None, EndReason.ERROR) else "was ended"
+            text = f"the callback {how}: {outcome.error or outcome.reason or outcome.state}"
+            turn.lines.append((job, LogLine(_now_us(), 40, "liteflow.task", text)))
+
+    # Timers, and what others ask for
+
+    def _ring_timers(self, turn: Turn) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            _, pk, index = heapq.heappop(self._timers)
+            run = self.runs.get(pk)
+            if run is None:
+                continue
+            if index == _RUN_TIMEOUT:
+                self._end_early(run, EndReason.TIMEOUT, turn)
+            elif index == _HARD_END:
+                if run.core.ending is not None:
+                    self._end_early(run, run.core.ending, turn, spare_teardowns=False)
+            else:
+                self._apply(run, run.core.due(index), turn)
+
+    def _look_around(self, turn: Turn) -> None:
+        """See whether another process asked for something. A number tells whether anything was written at all."""
+        now = time.monotonic()
+        if not self.runs or now < self._next_look:
+            return
+        self._next_look = now + IDLE_POLL_S
+        self._database.refuse_other_file()
+        version = self._database.data_version()
+        if version == self._seen_version and now < self._look_again_at:
+            return
+        self._look_again_at = now + LOOK_AGAIN_S
+        self._pools.look_again()
+        self._ask_for_the_past(turn)
+        if version == self._seen_version:
+            return
+        self._seen_version = version
+        with self._database.read() as session:
+            wanted = recording.cancel_requested(session, self._executor_pk)
+        for pk in wanted:
+            if pk in self.runs:
+                self._cancel(self.runs[pk], turn)
+
+    def _ask_for_the_past(self, turn: Turn) -> None:
+        """See whether the runs before allow tasks to go that wait for them."""
+        waiting = [(run, task) for run in self.runs.values() for task in run.core.past_wanted()]
+        if not waiting:
+            return
+        with self._database.read() as session:
+            found = [(run, task, past_of(session, self._database.path, run, task)) for run, task in waiting]
+        for run, task, past in found:
+            if past.is_known:
+                self._apply(run, run.core.past_known(task, past.error), turn)
+
+    # Ending
+
+    def _cancel(self, run: ActiveRun, turn: Turn, *, spare_teardowns: bool = True) -> None:
+        self._end_early(run, EndReason.CANCELLED, turn, spare_teardowns=spare_teardowns)
+
+    def _end_early(self, run: ActiveRun, reason: EndReason, turn: Turn, *, spare_teardowns: bool = True) -> None:
+        self._apply(run, run.core.end_early(reason, spare_teardowns=spare_teardowns), turn)
+        self._end_running(run, all_of_it=not spare_teardowns)
+
+    def _end_running(self, run: ActiveRun, *, all_of_it: bool = False) -> None:
+        """Tell what runs to end, in a run that is ended early; teardowns go on, for a while."""
+        if run.core.ending is None:
+            return
+        if run.hard_end_at is None:
+            run.hard_end_at = time.monotonic() + TEARDOWN_GRACE_S
+            heapq.heappush(self._timers, (run.hard_end_at, run.pk, _HARD_END))
+        for index in list(run.running):
+            job = self._jobs[run.pk, index]
+            if job in self._chooser.unplaced or (run.core.is_spared(index) and not all_of_it):
+                continue  # the former are skipped by _settle
+            job.ended_by_run = job.kill_reason is None
+            self._engine.cancel(job, run.core.ending)
+
+    def _settle(self, turn: Turn) -> None:
+        """Jobs between two slots whose run is ended early are not begun any more; runs that are over are noted."""
+        for job in [job for job in self._chooser.unplaced if job.run.core.ending is not None]:
+            if job.run.core.is_spared(job.index) and job.kill_reason is None:
+                continue
+            self._chooser.unplaced.remove(job)
+            job.kill_reason = job.run.core.ending
+            self._take_ended(job.run, [(job, Outcome(_S.SKIPPED, job.kill_reason))], turn)
+        for run in list(self.runs.values()):
+            if run.core.finished and run not in turn.over:
+                self._settle_run(run, turn)
+
+    def _settle_run(self, run: ActiveRun, turn: Turn) -> None:
+        """Every task instance has ended: now the dag's own callbacks, and after all callbacks the run is over."""
+        if not run.called_for_end:
+            run.called_for_end = True
+            state, reason = run.core.outcome()
+            failed = state is RunState.FAILED
+            # Airflow gives the context of the task instance that ended last in the run's own state.
+            of_state = run.last_of.get(_S.FAILED if failed else _S.SUCCESS)
+            index = of_state if of_state is not None else next(iter(run.last_of.values()), None)
+            if index is not None:
+                words = _RUN_REASONS.get(reason, "task_failure") if failed else "success"
+                self._note_callbacks(
+                    run, index, "dag_on_failure" if failed else "dag_on_success", turn, str(state), words
+                )
+        if not run.open_callbacks:
+            turn.over.append(run)
+
+    # Recording
+
+    def _commit(self, turn: Turn) -> list[tuple[int, Job]]:
+        """Record the turn in one transaction; returns what it claimed, with the vacancy of each."""
+        durable = bool(turn.over) or any(run.dag.durability == "full" for run in self.runs.values())
+        if durable:
+            self._database.refuse_other_file()
+        with self._database.write(durable=durable) as session:
+            lost = self._lost_runs(session, turn)
+            if lost:
+                self._drop(lost, turn)
+            due = recorder.record(session, turn, self._executor_pk, self._pools, self.runs.values())
+            stored = self._stored_inputs(session, turn)
+            jobs = [(claim.vacancy, self._make_try(claim, stored)) for claim in turn.claims]
+        self._chooser.callbacks += [self._make_callback(one, key) for one, key in zip(turn.callbacks, due, strict=True)]
+        return jobs
+
+    def _make_try(self, claim: Claim, stored: Stored) -> Job:
+        run, index = claim.run, claim.index
+        job = self._jobs[run.pk, index] = self._maker.try_of(run, index, stored, self._chooser.expected(run, index))
+        return job
+
+    def _make_callback(self, due: DueCallback, key: int) -> Job:
+        job = self._maker.callback_of(due, key)
+        self._calling[job.number] = job
+        return job
+
+    def _lost_runs(self, session: Session, turn: Turn) -> list[ActiveRun]:
+        """Runs that are no longer ours: taken over by another service, deleted, or cancelled before they began."""
+        lost = [run for run in turn.begun if not recording.own_run(session, run.pk, self._executor_pk, _now_us())]
+        owned = recording.owned_runs(session, self._executor_pk)
+        return lost + [run for run in self.runs.values() if run.pk not in owned and run not in lost]
+
+    def _drop(self, lost: list[ActiveRun], turn: Turn) -> None:
+        """Forget runs that are not ours: nothing of them is recorded, and what runs is ended."""
+        pks = {run.pk for run in lost}
+        turn.drop(pks)
+        self._chooser.unplaced = deque(job for job in self._chooser.unplaced if job.run.pk not in pks)
+        self._chooser.callbacks = deque(job for job in self._chooser.callbacks if job.run.pk not in pks)
+        for job in [job for job in self._calling.values() if job.run.pk in pks]:
+            del self._calling[job.number]
+            self._engine.cancel(job, EndReason.LOST)
+        for run in lost:
+            for index in run.running:
+                job_of_try = self._jobs.pop((run.pk, index), None)
+                if job_of_try is not None:
+                    self._engine.cancel(job_of_try, EndReason.LOST)
+            self._forget(run)
+            run.over.set()
+
+    def _forget(self, run: ActiveRun) -> None:
+        self.runs.pop(run.pk, None)
+        if run in self._chooser.order:
+            self._chooser.order.remove(run)
+
+    def _stored_inputs(self, session: Session, turn: Turn) -> Stored:
+        missing = {pk for claim in turn.claims for pk in claim.run.missing_values(claim.index)}
+        return recording.fetch_xcoms(session, missing) if missing else {}
+
+    # Stopping
+
+    def _note_stop(self, _turn: Turn) -> None:
+        self.is_stopping = True
+
+    def _cancel_all(self, turn: Turn) -> None:
+        for run in list(self.runs.values()):
+            self._cancel(run, turn)
+
+    def _give_up(self, error: BaseException) -> None:
+        """The loop cannot go on: its runs stay as they are recorded, and whoever waits for them is told why."""
+        self.broken = error
+        with self.mutex:
+            self.is_stopping = self.is_closed = True
+            waiting = [run for _, run in self.inbox if run is not None]
+            self.inbox.clear()
+        for run in [*self.runs.values(), *waiting]:
+            run.error = error if isinstance(error, LiteflowError) else _bug(error)
+            run.over.set()
+
+
+def _bug(error: BaseException) -> ServiceError:
+    wrapped = ServiceError(f"the executor service broke ({type(error).__name__}: {error}); its runs are interrupted")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def _by_vacancy(pairs: list[tuple[int, Job]]) -> dict[int, list[Job]]:
+    found: dict[int, list[Job]] = {}
+    for vacancy, job in pairs:
+        found.setdefault(vacancy, []).append(job)
+    return found

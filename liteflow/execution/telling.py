@@ -1,0 +1,56 @@
+"""What is told of a turn: in the logs of tasks, and to whoever listens to a run."""
+
+from __future__ import annotations
+
+import time
+
+from liteflow.execution.active import RunEvent
+from liteflow.execution.jobs import Job, LogLine, Outcome
+from liteflow.execution.turn import Turn
+from liteflow.states import EndReason, RunState, TaskInstanceState
+
+
+def explain(job: Job, outcome: Outcome, turn: Turn, reported: set[int]) -> None:
+    """Lines that liteflow itself adds to a task's log. `reported` are the functions whose loading error was told."""
+    now_us = time.time_ns() // 1000
+    if outcome.load_trace and job.code_number not in reported:
+        reported.add(job.code_number)
+        for text in outcome.load_trace.rstrip("\n").split("\n"):
+            turn.lines.append((job, LogLine(now_us, 40, "liteflow.task", text)))
+    if outcome.reason in (EndReason.CRASHED, EndReason.TIMEOUT, EndReason.CANCELLED) and outcome.error:
+        turn.lines.append((job, LogLine(now_us, 40, "liteflow.task", outcome.error)))
+    if job.log_cut:
+        text = (
+            f"... {job.log_cut:,} more characters were cut: the log of one try is kept up to "
+            f"log_cap_bytes={job.log_cap_bytes:,}"
+        )
+        turn.lines.append((job, LogLine(now_us, 30, "liteflow.task", text)))
+
+
+def tell(turn: Turn) -> None:
+    """After the commit: tell whoever listens."""
+    for run in turn.begun:
+        run.tell(RunEvent("run", state=RunState.RUNNING))
+    for run, expansion in turn.expansions:
+        for task in expansion.tasks:
+            run.tell(RunEvent("expanded", run.prepared.tasks[task].task_id, size=expansion.size))
+    for job, line in turn.lines:
+        if job.run.listener is not None:
+            job.run.tell(RunEvent("line", job.name, job.map_index, try_number=job.try_number, text=line.text))
+    for job, outcome, change in turn.ended:
+        if job.run.listener is not None:
+            took = (outcome.ended_us - outcome.started_us) / 1e6 if outcome.ended_us and outcome.started_us else None
+            where = (job.name, job.map_index)
+            job.run.tell(RunEvent("task", *where, change.state, job.try_number, change.reason, outcome.error, took))
+    for run, change in turn.changes:
+        if run.listener is not None:
+            where = (run.task(change.index).task_id, run.map_index(change.index))
+            run.tell(RunEvent("task", *where, change.state, reason=change.reason, error=change.error))
+    for claim in turn.claims:
+        run, index = claim.run, claim.index
+        if run.listener is not None:
+            where = (run.task(index).task_id, run.map_index(index))
+            run.tell(RunEvent("task", *where, TaskInstanceState.RUNNING, run.core.try_numbers[index]))
+    for run in turn.over:
+        state, reason = run.core.outcome()
+        run.tell(RunEvent("run", state=state, reason=reason))
