@@ -10,7 +10,8 @@
     summarise        runs when all of them are over, whichever way
 
 The run succeeds although a task of it failed: how a run ended is how its last tasks ended, and here that is
-`summarise` alone. liteflow warns of that while the dag is built; here it is meant, so the warning is silenced. The script ends by telling from the history what happened, and why.
+`summarise` alone. liteflow warns of that while the dag is built; here it is meant, so the warning is silenced.
+The script ends by telling from the history what happened, and why.
 """
 
 from __future__ import annotations

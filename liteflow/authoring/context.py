@@ -22,7 +22,6 @@ CONTEXT_KEYS = frozenset(
         "data_interval_start",
         "ds",
         "ds_nodash",
-        "exception",
         "expanded_ti_count",
         "inlets",
         "logical_date",
@@ -30,7 +29,6 @@ CONTEXT_KEYS = frozenset(
         "map_index_template",
         "outlets",
         "params",
-        "reason",
         "run_id",
         "task",
         "task_instance",
@@ -170,6 +168,9 @@ class Context(dict[str, Any]):
 
     macros_of: Callable[[], Any] | None = None
     """Makes the value of `macros`, which few tasks want and which costs imports."""
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or (key == "macros" and self.macros_of is not None)
 
     def __missing__(self, key: str) -> Any:
         if key == "macros" and self.macros_of is not None:

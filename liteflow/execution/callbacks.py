@@ -45,7 +45,7 @@ def put_end(context: Context, packed: bytes) -> None:
     `task_failure`, `timed_out`, `cancelled`, `fail_fast`) and the state of `dag_run`.
     """
     is_of_dag, state, reason, exception = pickle.loads(packed)
-    context["reason"] = reason
+    context.update(reason=reason, exception=None)
     context["ti"].state = state  # of a dag's callback it is that of a task instance that ended as the run did
     if is_of_dag:
         context["dag_run"] = context["dag_run"]._replace(state=state)

@@ -182,8 +182,6 @@ class Try:
             map_index_template=recipe.map_index_template,
             task_reschedule_count=payload.looks,
             templates_dict=None,
-            exception=None,
-            reason=None,
         )
         context.macros_of = macros
         if payload.more_context:

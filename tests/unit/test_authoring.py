@@ -1351,8 +1351,8 @@ def test_the_context_of_a_try_has_airflows_keys() -> None:
 
     date = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
     run = DagRunFacts("etl", "r1", date, {"day": 1})
-    made = make_context(run, TaskInstanceFacts("etl", "r1", "load", -1, 2, 4), reason="success")
-    assert made["reason"] == "success"
+    made = make_context(run, TaskInstanceFacts("etl", "r1", "load", -1, 2, 4), expanded_ti_count=3)
+    assert made["expanded_ti_count"] == 3
     assert set(made) <= CONTEXT_KEYS
     assert (made["ds"], made["ds_nodash"]) == ("2026-01-02", "20260102")
     assert made["ts"] == "2026-01-02T03:04:05.000678+00:00"
