@@ -367,6 +367,9 @@ class TaskFactory:
             options = options._replace(templates_dict=templates_dict)
         if options.multiple_outputs is None:
             options = options._replace(multiple_outputs=_returns_dict(self.function))
+        own = self._own_options(place, default_args_around(dag, group))
+        if self.traits.kind == BASH:
+            own["bash"] = own["bash"]._replace(env=take_apart(own["bash"].env, taken))
         task = Task(
             dag=dag,
             task_id=dag.free_task_id(self.options.get("task_id"), self.name, self.function, place),
@@ -382,7 +385,7 @@ class TaskFactory:
             group=group,
             expansion=expansion,
             templated=_is_templated(place, options, taken_args, taken_kwargs, expansion),
-            **self._own_options(place, default_args_around(dag, group)),
+            **own,
         )
         mapped = [*taken.mapped, *(expansion.in_items.mapped if expansion is not None else ())]
         join_up(task, [*taken.tasks, *(expansion.tasks if expansion is not None else ())], mapped)

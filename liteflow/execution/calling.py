@@ -144,6 +144,8 @@ class Try:
         self._extras: dict[str, Any] | None = None
         self._keywords: Mapping[str, Any] = {}
         """What the function was called with, by name: a label may be made of it."""
+        self._inputs: Mapping[tuple[str, str], Any] = {}
+        """The values of other tasks, once the arguments are there."""
 
     @cached_property
     def context(self) -> Context:
@@ -208,7 +210,7 @@ class Try:
     def _given(self) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any] | None]:
         recipe = self.recipe
         templates_dict = self.extras.get("templates_dict") if recipe.extras else None
-        if not recipe.arguments and templates_dict is None:
+        if not recipe.arguments and not recipe.has_placeholders and templates_dict is None:
             return (), {}, None
         args, kwargs, sources = pickle.loads(recipe.arguments) if recipe.arguments else ((), {}, ())
         if recipe.templated:
@@ -220,6 +222,7 @@ class Try:
             (task_id, key): _input(task_id, key, is_list, values)
             for task_id, key, is_list, values in self.payload.inputs
         }
+        self._inputs = inputs
         mapped = self._mapped(sources, inputs) if sources and self.payload.mapped is not None else {}
         args = tuple(put_together(one, inputs, params, mapped) for one in args)
         kwargs = {name: put_together(one, inputs, params, mapped) for name, one in kwargs.items()}
@@ -244,6 +247,10 @@ class Try:
     def rendered(self, value: Any) -> Any:
         """The same, where whether there is a template is known only now."""
         return self.render(value) if has_template(value) else value
+
+    def filled(self, value: Any) -> Any:
+        """Rendered where there is a template, with the values of other tasks in their places."""
+        return put_together(self.rendered(value), self._inputs, self.context["params"])
 
     def _mapped(self, sources: Any, inputs: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
         """The arguments over which this instance is mapped."""
@@ -349,7 +356,7 @@ def _called(function: Callable[..., Any], one: Try) -> Result:
         from liteflow.operators.bash import run_command
 
         options: BashOptions = one.extras["bash"]
-        options = options._replace(env=one.rendered(options.env), cwd=one.rendered(options.cwd))
+        options = options._replace(env=one.filled(options.env), cwd=one.rendered(options.cwd))
         value = run_command(one.rendered(value), options)
     chosen = None
     if kind == BRANCH:

@@ -163,7 +163,11 @@ class PreparedDag:
         return Recipe(
             kind=task.kind,
             arguments=pack_arguments(task, (args, kwargs, sources)) if args or kwargs or sources else b"",
-            has_placeholders=bool(placeholders_in((args, kwargs, options.templates_dict))),
+            has_placeholders=bool(
+                placeholders_in(
+                    (args, kwargs, options.templates_dict, task.bash.env if task.bash is not None else None)
+                )
+            ),
             templated=task.templated,
             native=options.render_template_as_native_obj,
             context_params=task.context_params,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,17 @@ def test_an_operator_can_be_mapped(db: str) -> None:
     run = dag.run(progress=False, max_workers=2)
     assert [str(instance.state) for instance in run.task_instances()] == ["success", "skipped", "success"]
     assert [run.xcom("echo", map_index=index) for index in (0, 2)] == ["1b", "3b"]
+
+
+@task.bash(env={"SEEN": "{{ ds }}"}, append_env=True)
+def tell_environment() -> str:
+    return 'echo "$SEEN"'
+
+
+def test_the_environment_may_hold_a_value_of_another_task(db: str) -> None:
+    with Dag("environment", db_path=db) as dag:
+        before = tell_environment()
+        tell_environment.override(task_id="after", env={"SEEN": before})()
+    run = dag.run(progress=False, logical_date=datetime(2026, 2, 3, tzinfo=UTC), max_workers=2)
+    assert states_of(run) == {"tell_environment": "success", "after": "success"}
+    assert run.xcom("after") == "2026-02-03"
