@@ -90,7 +90,8 @@ def test_each_end_of_a_try_calls_its_callback_once(db: str, tmp_path: Path) -> N
             run_to.override(task_id=f"t{number}", **all_notes(tmp_path / str(number)), **more)(kind)
     run = dag.run(progress=False, max_workers=2)
     found = {kind: notes_of(tmp_path / str(number), f"t{number}") for number, kind in enumerate(CALLED)}
-    assert found == CALLED
+    # A callback runs beside the next try, which may begin before it.
+    assert {kind: sorted(notes) for kind, notes in found.items()} == {k: sorted(v) for k, v in CALLED.items()}
     assert [str(run.task_instance(f"t{number}").end_reason) for number in range(6, 9)] == [
         "crashed",
         "crashed",

@@ -57,10 +57,13 @@ def table(run: Run) -> dict[str, str]:
         for number in "12":
             success, failed = node(f"s{number}"), node(f"f{number}", "F")
             upstream_failed = node(f"u{number}")
-            skipped = node(f"k{number}", "K", "all_done")
-            failed >> upstream_failed >> skipped
-            for letter, one in zip("SFKU", (success, failed, skipped, upstream_failed), strict=True):
+            failed >> upstream_failed
+            for letter, one in zip("SFU", (success, failed, upstream_failed), strict=True):
                 pairs[letter].append(one)
+        for number in "12":  # after everything that fails: all_success decides by what is there, and failure wins
+            skipped = node(f"k{number}", "K", "all_done")
+            pairs["U"] >> skipped
+            pairs["K"].append(skipped)
         for rule in TABLE:
             for column in COLUMNS:
                 first = pairs[column[0]][0]
