@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from liteflow.authoring.ids import check_name, did_you_mean
@@ -228,9 +228,9 @@ def _function(option: str, value: Any, where: Place) -> Callable[..., Any]:
 
 
 def _path(option: str, value: Any, where: Place) -> str:
-    if not isinstance(value, str | PurePath):
+    if not isinstance(value, str | os.PathLike):
         raise _fail(option, value, "a path", where)
-    return str(value)
+    return str(os.fspath(value))
 
 
 # The name as it is written, the field that it fills, its check.

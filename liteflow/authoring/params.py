@@ -12,12 +12,12 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from enum import Enum
 from functools import lru_cache
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
 from liteflow.authoring.dagfile import is_in_worker
@@ -242,7 +242,7 @@ def _json_form(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, timedelta):
         return f"PT{value.total_seconds():.15g}S"
-    if isinstance(value, UUID | PurePath):
+    if isinstance(value, UUID | os.PathLike):
         return str(value)
     if isinstance(value, Decimal):
         whole = value.is_finite() and value == value.to_integral_value()

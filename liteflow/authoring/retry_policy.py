@@ -13,7 +13,6 @@ Policies travel to the worker, so they have to be picklable. Source: Airflow 3.3
 from __future__ import annotations
 
 import abc
-import logging
 import pkgutil
 import sys
 import traceback
@@ -284,10 +283,16 @@ def _imported(path: str) -> type[BaseException] | None:
     try:
         found = pkgutil.resolve_name(path)
     except Exception as error:  # a module can raise anything when it is imported
-        _logger.warning("retry rule: %s matches nothing, it cannot be imported: %s", path, _one_line(error))
+        import logging  # only what goes wrong is worth its import
+
+        logging.getLogger("liteflow").warning(
+            "retry rule: %s matches nothing, it cannot be imported: %s", path, _one_line(error)
+        )
         return None
     if not _is_exception_class(found):
-        _logger.warning("retry rule: %s matches nothing, it is no exception class", path)
+        import logging  # only what goes wrong is worth its import
+
+        logging.getLogger("liteflow").warning("retry rule: %s matches nothing, it is no exception class", path)
         return None
     exception_class: type[BaseException] = found
     return exception_class
@@ -296,6 +301,3 @@ def _imported(path: str) -> type[BaseException] | None:
 def _one_line(error: BaseException) -> str:
     """Type and text of an error; the text of a stranger's class may itself not be had."""
     return traceback.format_exception_only(error)[-1].strip().split("\n", 1)[0][:_MAX_TEXT]
-
-
-_logger = logging.getLogger("liteflow")
