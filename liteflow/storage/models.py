@@ -167,6 +167,7 @@ class TaskInstance(Base):
         UniqueConstraint("run_pk", "task_id", "map_index"),
         # Holds only what takes slots of a pool now, however many task instances there are.
         Index(None, "pool", sqlite_where=text("pool IS NOT NULL AND state = 'running'")),
+        Index(None, "cancel_requested_at", sqlite_where=text("cancel_requested_at IS NOT NULL")),
         {"sqlite_autoincrement": True},
     )
 
@@ -185,7 +186,7 @@ class TaskInstance(Base):
     try_number: Mapped[int] = mapped_column(Integer, default=0)
     """0 before the first claim, then 1, 2, ..."""
     crashes: Mapped[int] = mapped_column(Integer, default=0)
-    """How many times the executor died under it."""
+    """How many times the executor service died under it."""
     executor_pk: Mapped[int | None] = mapped_column(ForeignKey("liteflow_executor.id"))
     """Whose claim it is while it runs."""
     error: Mapped[str | None] = mapped_column(Text)
@@ -203,6 +204,12 @@ class TaskInstance(Base):
     """The label of a mapped task instance, made by its task's `map_index_template`."""
     reschedules: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
     """How many times the latest try gave its slot back to look again later, and went on."""
+    uncounted_tries: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
+    """Tries that use up no retry: of earlier generations, and those under which an executor service died or stopped."""
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(UtcMicroseconds)
+    """When somebody asked for the end of this task instance alone."""
+    peak_rss_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """The most memory that the latest try was seen to hold; NULL for short ones."""
 
 
 class TaskTry(Base):
@@ -220,6 +227,7 @@ class TaskTry(Base):
     error: Mapped[str | None] = mapped_column(Text)
     started_at: Mapped[datetime | None] = mapped_column(UtcMicroseconds)
     ended_at: Mapped[datetime | None] = mapped_column(UtcMicroseconds)
+    peak_rss_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class XCom(Base):
@@ -280,3 +288,5 @@ class Callback(Base):
     kind: Mapped[str] = mapped_column(String(40))
     """`on_failure`, `dag_on_failure`, ..."""
     created_at: Mapped[datetime] = mapped_column(UtcMicroseconds)
+    position: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
+    """Which of the functions of that kind, from 0."""

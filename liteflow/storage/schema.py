@@ -32,7 +32,7 @@ from liteflow.storage.models import Base
 VERSION_TABLE = "liteflow_schema"
 """Where alembic keeps the revision of the database."""
 
-HEAD = "0002"
+HEAD = "0003"
 """The revision that this liteflow reads and writes. A test compares it with the migrations."""
 
 _alembic_lock = threading.Lock()  # alembic's commands work through module globals
