@@ -103,6 +103,13 @@ class RunConflictError(LiteflowError):
     run_id: str
 
 
+class RunOwnedError(LiteflowError):
+    """A run cannot be taken up: the process that drives it lives, or its tries do. Facts: `run_id`, `pid`."""
+
+    run_id: str
+    pid: int
+
+
 class RunInterruptedError(LiteflowError):
     """The process that drove a run is dead, and the run is not finished. Facts: `run_id`."""
 

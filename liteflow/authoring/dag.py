@@ -59,6 +59,7 @@ _DAG_OPTIONS = [
     "params",
     "default_args",
     "durability",
+    "max_crashes",
     "max_active_tasks",
     "fail_fast",
     "dagrun_timeout",
@@ -96,7 +97,8 @@ class Dag:
     URL of SQLite; default `$LITEFLOW_DB`, else `liteflow.db`. `params`: names and defaults; what a run gives is laid
     over them, and no other names are allowed; a `Param` has a JSON schema that values must fit. `default_args`: task
     options for every task. `durability`: `"normal"` (a power cut in mid-run can cost repeated tasks) or `"full"`
-    (every commit is on the disk before anything follows from it). `max_active_tasks`: how many tasks of one run may
+    (every commit is on the disk before anything follows from it). `max_crashes` (default 3): a task under which the
+    executor service died so many times has failed. `max_active_tasks`: how many tasks of one run may
     run at once. `fail_fast`: the first failure ends the run, but for teardowns. `dagrun_timeout` (seconds or
     timedelta): a run that takes longer is ended as failed. `on_success_callback`, `on_failure_callback`: functions
     that are called with the context when a run has ended so. `render_template_as_native_obj`: whether Jinja templates
@@ -113,6 +115,7 @@ class Dag:
         params: Mapping[str, Any] | None = None,
         default_args: Mapping[str, Any] | None = None,
         durability: str = "normal",
+        max_crashes: int = 3,
         max_active_tasks: int | None = None,
         fail_fast: bool = False,
         dagrun_timeout: float | timedelta | None = None,
@@ -139,6 +142,7 @@ class Dag:
                 option="durability",
             )
         self.durability = durability
+        self.max_crashes = dag_count("max_crashes", max_crashes, self.place) or 1
         self.max_active_tasks = dag_count("max_active_tasks", max_active_tasks, self.place)
         self.fail_fast: bool = self._checked("fail_fast", fail_fast, bool, "True or False", False)
         self.dagrun_timeout_s = dag_timedelta("dagrun_timeout", dagrun_timeout, self.place)
@@ -428,13 +432,15 @@ class Dag:
         """Run the dag once and return the finished run, whichever way it ended.
 
         `params` are laid over the dag's. `run_id` (default: made from the time) makes the call idempotent: a run of
-        that id that is finished is returned as it is, one that lives in another process is waited for, and other
-        params, another logical date or another structure raise RunConflictError. `logical_date` (aware; default now)
-        is the date that the run is for. `max_workers` is the number of slots, default the usable CPUs. `executor`, any
-        `concurrent.futures.Executor`, takes the place of the slots. `progress`: None shows a live display if
-        standard error is a terminal and plain lines if not; False shows nothing; True always plain lines.
+        that id that is finished is returned as it is, one that was interrupted goes on, one that lives in another
+        process is waited for, and other params, another logical date or another structure raise RunConflictError.
+        `logical_date` (aware; default now) is the date that the run is for. `max_workers` is the number of slots,
+        default the usable CPUs. `executor`, any `concurrent.futures.Executor`, takes the place of the slots.
+        `progress`: None shows a live display if standard error is a terminal and plain lines if not; False shows
+        nothing; True always plain lines.
 
-        Creates the database if it is missing. Ctrl-C cancels the run and raises KeyboardInterrupt.
+        Creates the database if it is missing. Ctrl-C stops it and raises KeyboardInterrupt: nothing more is begun, what
+        runs may finish within 5 s, a second Ctrl-C kills it at once; the run can be resumed.
         """
         self._refuse_metadata_only("run")
         refuse_while_loading("dag.run()")
@@ -445,6 +451,44 @@ class Dag:
             params,
             run_id=run_id,
             logical_date=logical_date,
+            max_workers=max_workers,
+            executor=executor,
+            progress=progress,
+        )
+
+    def resume(
+        self,
+        run_id: str,
+        *,
+        accept_changes: bool = False,
+        force: bool = False,
+        max_workers: int | None = None,
+        executor: Executor | None = None,
+        progress: bool | None = None,
+    ) -> DagRun:
+        """Go on with a run and return it when it is finished.
+
+        A run whose process is gone goes on where it was: successes and their XComs stay, what was running begins
+        again without using up a retry (and fails as `crashed` when that has happened `max_crashes` times). A failed run
+        is opened again: what is failed or upstream_failed, or was skipped because the run was ended early, and of
+        everything below these what did not succeed, each with all of its retries. Setups whose teardown has run are
+        run again where something between the two is. A run that succeeded is returned as it is.
+
+        Raises RunOwnedError, which names the process, while one drives the run. `force` takes the run from a process
+        that is stopped (SIGSTOP); what that still does is not recorded. When tasks were added, removed or rewired, or
+        are mapped over lists of another length, RunConflictError lists them; with `accept_changes` the run goes on
+        with the dag as it is now: new tasks are run, and those that are gone are `removed`. Raises NotFoundError when
+        there is no such run. The other arguments are those of `run`.
+        """
+        self._refuse_metadata_only("resume")
+        refuse_while_loading("dag.resume()")
+        from liteflow.execution.running import resume_dag
+
+        return resume_dag(
+            self,
+            run_id,
+            accept_changes=accept_changes,
+            force=force,
             max_workers=max_workers,
             executor=executor,
             progress=progress,

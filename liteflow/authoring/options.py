@@ -349,7 +349,6 @@ _MISSING_TASK_OPTIONS = frozenset(
 MISSING_DAG_OPTIONS = frozenset(
     [
         "max_active_runs",
-        "max_crashes",
         "retain_runs",
         "retain_days",
         "template_searchpath",

@@ -9,22 +9,26 @@ from __future__ import annotations
 import importlib
 import io
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from liteflow.cli.common import echo, printable
 from liteflow.errors import LiteflowError
 
 # Name of the command: the module that has it, under the same name with "_command" behind it, and what `--help` says
 # of it, so that a list of commands need not import them all. A test holds the words and the commands' own together.
 _COMMANDS = {
-    "cancel": ("liteflow.cli.change", "Ask for a run's end."),
+    "cancel": ("liteflow.cli.change", "Ask for the end of a run, or of one of its tasks."),
     "dags": ("liteflow.cli.look", "List the dags that have run in the database."),
-    "db": ("liteflow.cli.db", "Create, upgrade and check the database."),
+    "db": ("liteflow.cli.db", "Create, upgrade, back up and check the database."),
     "delete": ("liteflow.cli.change", "Delete a run, or a dag with all of its runs."),
     "logs": ("liteflow.cli.look", "Print the log of a run or of one of its tasks."),
     "pools": ("liteflow.cli.pools", "List and change the pools, slots that tasks share."),
-    "run": ("liteflow.cli.run", "Run a dag of a Python file once."),
+    "run": ("liteflow.cli.run", "Run a dag of a Python file once, or go on with a run."),
     "runs": ("liteflow.cli.look", "List runs, the newest first."),
     "scaffold": ("liteflow.cli.scaffold", "Write a dag file to start from."),
     "show": ("liteflow.cli.look", "Show a run and each of its task instances."),
@@ -39,6 +43,24 @@ class CommandError(click.ClickException):
     def __init__(self, error: LiteflowError) -> None:
         super().__init__(str(error))
         vars(self)["exit_code"] = error.exit_code  # click declares it for the class
+
+
+@contextmanager
+def _errors_for_a_terminal() -> Iterator[None]:
+    """What an error of click quotes may come from a stranger: it is spelled out before it is shown."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise  # a page of our own
+    except click.ClickException as error:
+        vars(error)["message"] = printable(error.message)  # click declares it final
+        raise
+
+
+def _show_traceback(error: BaseException) -> None:
+    for entry in traceback.format_exception(error):
+        for line in entry.removesuffix("\n").split("\n"):
+            echo(line, err=True)
 
 
 class Commands(click.Group):
@@ -68,13 +90,18 @@ class Commands(click.Group):
 
             raise click.UsageError(f"{error.message}{did_you_mean(args[0], _COMMANDS)}", ctx) from None
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _errors_for_a_terminal():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except LiteflowError as error:
-            if ctx.params.get("debug"):
-                raise
-            raise CommandError(error) from error
+        with _errors_for_a_terminal():
+            try:
+                return super().invoke(ctx)
+            except LiteflowError as error:
+                if ctx.params.get("debug"):
+                    _show_traceback(error)
+                raise CommandError(error) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -93,4 +120,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a character that the terminal does not have is no reason to stop
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    cli(prog_name="liteflow")
+    try:
+        cli(prog_name="liteflow")
+    except Exception as error:  # a mistake of ours, whose text may hold anything
+        _show_traceback(error)
+        sys.exit(1)

@@ -6,29 +6,60 @@ from typing import TYPE_CHECKING
 
 import click
 
-from liteflow.cli.common import db_hint, db_option, examples, is_interrupted, open_history
+from liteflow.cli.common import db_hint, db_option, examples, is_interrupted, open_history, task_and_index
 
 if TYPE_CHECKING:
     from liteflow.storage.history import DagRun
 
 
-@examples("liteflow cancel etl", "liteflow cancel etl/nightly-2026-01-02 --db etl.db")
+@examples(
+    "liteflow cancel etl",
+    "liteflow cancel etl/nightly-2026-01-02 --db etl.db",
+    "liteflow cancel etl/nightly-2026-01-02 load",
+    "liteflow cancel etl 'load[17]'",
+)
 @click.command("cancel")
 @click.argument("run", metavar="RUN")
+@click.argument("task", metavar="[TASK]", required=False)
 @db_option
-def cancel_command(run: str, db_path: str | None) -> None:
-    """Ask for a run's end. What runs is told to end, and killed after its grace; the rest is skipped."""
+def cancel_command(run: str, task: str | None, db_path: str | None) -> None:
+    """Ask for the end of a run, or of one of its tasks.
+
+    What runs is told to end, and killed after its grace. Of a run the rest is skipped, but for teardowns with something
+    to tear down; of a task nothing else ends, and what is below it goes by its trigger rules.
+    """
     found = open_history(db_path).find_run(run)
+    name = f"{found.dag_id}/{found.run_id}"
     if found.state.is_terminal:
-        click.echo(f"{found.dag_id}/{found.run_id} is over already: {found.state}", err=True)
+        click.echo(f"{name} is over already: {found.state}", err=True)
         return
     if is_interrupted(found):
-        raise click.UsageError(
-            f"{found.dag_id}/{found.run_id} was interrupted: nothing of it runs. Delete it with: "
-            f"liteflow delete {found.dag_id}/{found.run_id}{db_hint(found.history.database.path)}"
-        )
-    found.cancel()
-    click.echo(f"{found.dag_id}/{found.run_id} is being cancelled", err=True)
+        _cancel_interrupted(found, task)
+        return
+    if task is None:
+        found.cancel()
+        click.echo(f"{name} is being cancelled", err=True)
+        return
+    task_id, map_index = task_and_index(task)
+    count = found.cancel_task(task_id, map_index)
+    if count:
+        what = f"{count:,} task instances of {task_id}" if count > 1 else task
+        click.echo(f"{what} of {name} {'are' if count > 1 else 'is'} being cancelled", err=True)
+    else:
+        click.echo(f"{task} of {name} is over already", err=True)
+
+
+def _cancel_interrupted(run: DagRun, task: str | None) -> None:
+    """Nobody drives the run: it is ended here and now."""
+    from liteflow.execution.liveness import end_leftovers
+
+    name = f"{run.dag_id}/{run.run_id}"
+    if task is not None:
+        raise click.UsageError(f"{name} was interrupted: nothing of it runs. Cancel it as a whole, or resume it")
+    if run.owner is not None:
+        end_leftovers(run.history.database.path, run.owner.token)
+    run.history.end_interrupted(run)
+    click.echo(f"{name} was interrupted, and is cancelled now; its teardowns did not run", err=True)
 
 
 @examples("liteflow delete etl/nightly-2026-01-02", "liteflow delete --dag etl --yes")

@@ -34,9 +34,23 @@ def open_history(db_path: str | None) -> History:
     return open_history(db_path)
 
 
+def echo(line: str = "", *, err: bool = False) -> None:
+    """One line on stdout, or stderr: the way on which all text of the commands leaves, except for rich's tables."""
+    click.echo(printable(line), err=err)
+
+
+def echo_lines(text: str) -> None:
+    """Several lines on stdout."""
+    click.echo("\n".join(map(printable, text.removesuffix("\n").split("\n"))))
+
+
 def print_json(document: Any) -> None:
     """One document on stdout; ASCII, so that no terminal or pipe can stumble."""
-    click.echo(json.dumps(document, indent=2))
+    try:
+        text = json.dumps(document, indent=2)
+    except RecursionError:
+        raise click.UsageError("a value is nested too deeply to be printed") from None
+    echo_lines(text)
 
 
 def is_terminal() -> bool:
@@ -46,6 +60,8 @@ def is_terminal() -> bool:
 
 def printable(text: str) -> str:
     """Text of a stranger for a terminal: what would steer it is spelled out."""
+    if text.isprintable():
+        return text
     from liteflow.execution.progress import printable as spelled_out
 
     return spelled_out(text)
@@ -57,7 +73,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
     More rows than anybody reads on a terminal are plain columns there too: laying them out would take many seconds.
     """
     if not rows:
-        click.echo(empty, err=True)
+        echo(empty, err=True)
         return
     safe = [[printable(cell) for cell in row] for row in rows]
     if is_terminal() and len(safe) <= MOST_LAID_OUT:
@@ -65,7 +81,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
         return
     widths = [max(map(len, column)) for column in zip(headers, *safe, strict=True)]
     for row in [headers, *safe]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 _STYLES = {
@@ -108,7 +124,12 @@ def _styled_states(text: str) -> list[tuple[str, str]]:
 
 def when(moment: datetime | None) -> str:
     """A time for people: local, to the second."""
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else "-"
+    if moment is None:
+        return "-"
+    try:
+        return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError):  # in the first or last hours of the calendar
+        return moment.isoformat()
 
 
 def iso(moment: datetime | None) -> str | None:
@@ -156,7 +177,7 @@ def failed_tasks_of(history: History, runs: Iterable[DagRun]) -> dict[int, int]:
     from liteflow.states import RunState
     from liteflow.storage.summaries import failed_tasks
 
-    with history.database.read() as session:
+    with history.read() as session:
         return failed_tasks(session, [run.pk for run in runs if run.state is RunState.SUCCESS])
 
 
@@ -168,12 +189,14 @@ def task_and_index(text: str) -> tuple[str, int | None]:
 
     A label behind the index, as listings have it, is passed over.
     """
-    match = _INSTANCE.fullmatch(text)
+    match = _INSTANCE.fullmatch(text) if text.endswith("]") else None
     return (match["task_id"], int(match["map_index"])) if match else (text, None)
 
 
 def run_document(run: DagRun) -> dict[str, Any]:
     """A run as JSON has it."""
+    from liteflow.storage.xcoms import plain_json
+
     return {
         "dag_id": run.dag_id,
         "run_id": run.run_id,
@@ -185,7 +208,7 @@ def run_document(run: DagRun) -> dict[str, Any]:
         "started_at": iso(run.started_at),
         "ended_at": iso(run.ended_at),
         "duration_s": seconds(run.duration),
-        "params": json.loads(run.params_json),
+        "params": plain_json("json", run.params_json.encode()),
     }
 
 

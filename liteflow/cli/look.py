@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +10,8 @@ import click
 
 from liteflow.cli.common import (
     db_option,
+    echo,
+    echo_lines,
     examples,
     failed_tasks_of,
     instance_document,
@@ -19,7 +20,6 @@ from liteflow.cli.common import (
     open_history,
     print_json,
     print_table,
-    printable,
     run_document,
     state_of,
     state_text,
@@ -40,6 +40,9 @@ MOST_FAILED = 10
 
 MOST_ERROR_CHARACTERS = 60
 """Of the first failed instance's error, in that row."""
+
+MOST_KEYS = 20
+"""So many keys of XComs are named when the one that was asked for is not there."""
 
 
 @examples("liteflow dags", "liteflow dags --json --db etl.db")
@@ -130,17 +133,17 @@ def show_command(run: str, show_all: bool, db_path: str | None, as_json: bool) -
     from liteflow.storage.summaries import listed_instances, listed_tries, task_summaries
 
     most = None if show_all else MOST_INSTANCES
-    with found.history.database.read() as session:
+    with found.history.read() as session:
         summaries = task_summaries(session, found.pk)
         instances = listed_instances(session, found.pk, most=most, most_failed=MOST_FAILED)
         tries = listed_tries(session, found.pk, most=most)
     failed = sum(TaskInstanceState.FAILED in summary.counts for summary in summaries)
     state = state_text(found, failed)
-    click.echo(f"{printable(found.dag_id)}/{printable(found.run_id)}  {state}  {took(found.duration)}")
-    click.echo(f"logical date {iso(found.logical_date)}, started {when(found.started_at)}", err=False)
+    echo(f"{found.dag_id}/{found.run_id}  {state}  {took(found.duration)}")
+    echo(f"logical date {iso(found.logical_date)}, started {when(found.started_at)}")
     if found.params_json != "{}":
-        click.echo(f"params {printable(found.params_json)}")
-    click.echo()
+        echo(f"params {found.params_json}")
+    echo()
     rows = []
     for summary in summaries:
         listed = instances.get(summary.task_id, [])
@@ -260,12 +263,12 @@ def logs_command(run: str, task: str | None, db_path: str | None, as_json: bool)
     from liteflow.states import instance_name
 
     if not entries:
-        click.echo("nothing was logged", err=True)
+        echo("nothing was logged", err=True)
     for entry in entries:
         level = f" {logging.getLevelName(entry.level)}" if entry.level is not None else ""
         number = f" try {entry.try_number}" if entry.try_number > 1 else ""
-        head = f"{when(entry.at)} [{printable(instance_name(entry.task_id, entry.map_index))}{number}]{level} "
-        click.echo(head + printable(entry.message))
+        head = f"{when(entry.at)} [{instance_name(entry.task_id, entry.map_index)}{number}]{level} "
+        echo(head + entry.message)
 
 
 @examples(
@@ -284,9 +287,9 @@ def xcom_command(run: str, task: str, key: str | None, db_path: str | None, as_j
 
     TASK means all instances of a mapped task; 'TASK[17]' is the one with that map index.
     """
-    from liteflow.authoring.ids import did_you_mean
+    from liteflow.authoring.ids import did_you_mean, shown
     from liteflow.errors import NotFoundError
-    from liteflow.storage.xcoms import preview, size_text
+    from liteflow.storage.xcoms import plain_json, preview, size_text
 
     found = open_history(db_path).find_run(run)
     task_id, map_index = task_and_index(task)
@@ -295,8 +298,9 @@ def xcom_command(run: str, task: str, key: str | None, db_path: str | None, as_j
         chosen = [value for value in values if value.key == key]
         if not chosen:
             keys = sorted({value.key for value in values})
-            hint = did_you_mean(key, keys) or (f"; there are {', '.join(keys)}" if keys else "; it handed on nothing")
-            raise NotFoundError(f"task {task!r} has no XCom {key!r}{hint}", identifier=key)
+            there = ", ".join(map(shown, keys[:MOST_KEYS])) + (", ..." if len(keys) > MOST_KEYS else "")
+            hint = did_you_mean(key, keys) or (f"; there are {there}" if keys else "; it handed on nothing")
+            raise NotFoundError(f"task {shown(task)} has no XCom {shown(key)}{hint}", identifier=key)
         values = chosen
     if as_json:
         print_json(
@@ -307,14 +311,14 @@ def xcom_command(run: str, task: str, key: str | None, db_path: str | None, as_j
                     "key": value.key,
                     "encoding": value.encoding,
                     "size_bytes": value.size_bytes,
-                    "value": json.loads(value.data) if value.encoding == "json" else None,
+                    "value": plain_json(value.encoding, value.data),
                 }
                 for value in values
             ]
         )
     elif key is not None:
         for value in values:
-            click.echo(printable(preview(value.encoding, value.data, length=1_000_000)))
+            echo(preview(value.encoding, value.data, length=1_000_000))
     else:
         headers = ["KEY", "ENCODING", "SIZE", "VALUE"]
         rows = [
@@ -348,7 +352,7 @@ def visualize_command(identifier: str, direction: str, db_path: str | None) -> N
     from liteflow.visualize.mermaid import MOST_CHARACTERS, MOST_EDGES
 
     run = open_history(db_path).find_run(identifier)
-    with run.history.database.read() as session:
+    with run.history.read() as session:
         summaries = task_summaries(session, run.pk)
     nodes = [
         Node(
@@ -363,5 +367,5 @@ def visualize_command(identifier: str, direction: str, db_path: str | None) -> N
     picture = Picture(run.dag_id, run.run_id, state_of(run), nodes)
     drawn = flowchart(picture, direction=direction)
     if len(drawn) > MOST_CHARACTERS or len(picture.edges()) > MOST_EDGES:
-        click.echo("too large for Mermaid as it comes: raise its maxTextSize and maxEdges", err=True)
-    click.echo(drawn, nl=False)
+        echo("too large for Mermaid as it comes: raise its maxTextSize and maxEdges", err=True)
+    echo_lines(drawn)

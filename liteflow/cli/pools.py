@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from liteflow.cli.common import db_hint, db_option, examples, json_option, print_json, print_table
+from liteflow.cli.common import db_hint, db_option, echo, examples, json_option, open_history, print_json, print_table
 
 
 @click.group("pools")
@@ -34,19 +34,20 @@ def _check_name(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
 def list_command(db_path: str | None, as_json: bool) -> None:
     """List the pools with their slots, and how many of those running tasks have taken."""
     from liteflow.execution.liveness import is_alive
+    from liteflow.storage.checked import checked
     from liteflow.storage.pools import list_pools
-    from liteflow.storage.schema import open_database
 
-    database = open_database(db_path, pooled=False)
-    with database.read() as session:
-        found = list_pools(session, lambda owner: is_alive(database.path, owner))
+    history = open_history(db_path)
+    path = history.database.path
+    with history.read() as session:
+        found = [checked(pool) for pool in list_pools(session, lambda owner: is_alive(path, owner))]
     if as_json:
         print_json([pool._asdict() for pool in found])
         return
     print_table(
         ["POOL", "SLOTS", "IN USE", "DESCRIPTION"],
         [[pool.name, str(pool.slots), str(pool.slots_in_use), pool.description or ""] for pool in found],
-        empty=f"there are no pools; make one with: liteflow pools set NAME SLOTS{db_hint(database.path)}",
+        empty=f"there are no pools; make one with: liteflow pools set NAME SLOTS{db_hint(path)}",
     )
 
 
@@ -66,7 +67,7 @@ def set_command(name: str, slots: int, description: str | None, db_path: str | N
 
     with open_database(db_path, create=True, pooled=False).write(durable=True) as session:
         set_pool(session, name, slots, description)
-    click.echo(f"pool {name} has {slots} slot{'' if slots == 1 else 's'}", err=True)
+    echo(f"pool {name} has {slots} slot{'' if slots == 1 else 's'}", err=True)
 
 
 @examples("liteflow pools delete warehouse")
@@ -78,9 +79,8 @@ def delete_command(name: str, db_path: str | None) -> None:
     from liteflow.authoring.ids import did_you_mean
     from liteflow.errors import NotFoundError
     from liteflow.storage.pools import delete_pool, list_pools
-    from liteflow.storage.schema import open_database
 
-    database = open_database(db_path, pooled=False)
+    database = open_history(db_path).database
     with database.write(durable=True) as session:
         if not delete_pool(session, name):
             known = [pool.name for pool in list_pools(session)]
@@ -89,4 +89,4 @@ def delete_command(name: str, db_path: str | None) -> None:
                 f"{db_hint(database.path)}",
                 identifier=name,
             )
-    click.echo(f"deleted pool {name}", err=True)
+    echo(f"deleted pool {name}", err=True)

@@ -27,12 +27,18 @@ class Terminated(KeyboardInterrupt):
     "liteflow run my_workflow.py",
     "liteflow run my_workflow.py --param day=2026-01-02 --run-id nightly-2026-01-02",
     "liteflow run flows.py:etl --db etl.db --workers 8",
+    "liteflow run my_workflow.py --resume latest",
 )
 @click.command("run")
 @click.argument("file", metavar="FILE[:DAG_ID]")
 @click.option("--param", "params", multiple=True, metavar="K=V", help="A param of the run; V as JSON or as text.")
 @click.option("--run-id", metavar="ID", help="Makes it idempotent: a run of this id that is over is not run again.")
 @click.option("--logical-date", metavar="T", help="The date that the run is for, ISO 8601; UTC unless it says.")
+@click.option(
+    "--resume", metavar="RUN", help="Go on with an interrupted or failed run instead; `latest` for the newest."
+)
+@click.option("--accept-changes", is_flag=True, help="With --resume: though tasks were added, removed or rewired.")
+@click.option("--force", is_flag=True, help="With --resume: take the run from a process that is stopped (SIGSTOP).")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Tasks at a time; default the usable CPUs.")
 @click.option("--quiet", "-q", is_flag=True, help="Show nothing on stderr while it runs.")
 @db_option
@@ -42,24 +48,44 @@ def run_command(
     params: tuple[str, ...],
     run_id: str | None,
     logical_date: str | None,
+    resume: str | None,
+    accept_changes: bool,
+    force: bool,
     workers: int | None,
     quiet: bool,
     db_path: str | None,
     as_json: bool,
 ) -> None:
-    """Run a dag of a Python file once. Exit 0 if the run succeeded, 1 if it failed.
+    """Run a dag of a Python file once, or go on with a run. Exit 0 if the run succeeded, 1 if it failed.
 
-    DAG_ID is needed when the file has several dags. The database is --db, else what the dag itself says, else
-    $LITEFLOW_DB, else liteflow.db.
+    Ctrl-C or SIGTERM stops it: nothing more is begun, what runs may go on for 5 s, the run can be resumed (exit 130 or
+    143); once more kills it at once. DAG_ID is needed when the file has several dags. The database is --db, else what
+    the dag itself says, else $LITEFLOW_DB, else liteflow.db.
     """
+    if resume is None and (accept_changes or force):
+        raise click.UsageError("--accept-changes and --force go with --resume RUN")
+    if resume is not None and (params or run_id is not None or logical_date is not None):
+        raise click.UsageError(
+            "a run goes on with its own id, params and date: leave out --run-id, --param, --logical-date"
+        )
     dag = _load(file)
     if db_path is not None:
         dag.db_path = db_path
     moment = _moment(logical_date) if logical_date is not None else None
     given = dict(_param(dag, text) for text in params)
     signal.signal(signal.SIGTERM, _on_term)
+    progress = False if quiet else None
     try:
-        run = dag.run(given, run_id=run_id, logical_date=moment, max_workers=workers, progress=False if quiet else None)
+        if resume is None:
+            run = dag.run(given, run_id=run_id, logical_date=moment, max_workers=workers, progress=progress)
+        else:
+            run = dag.resume(
+                _run_id(dag, resume),
+                accept_changes=accept_changes,
+                force=force,
+                max_workers=workers,
+                progress=progress,
+            )
     except Terminated:
         _stopped(143)
     except KeyboardInterrupt:
@@ -78,6 +104,22 @@ def _on_term(_number: int, _frame: FrameType | None) -> None:
 def _stopped(code: int) -> NoReturn:
     click.echo("liteflow: stopped; what became of the run: liteflow runs", err=True)
     sys.exit(code)
+
+
+def _run_id(dag: Dag, identifier: str) -> str:
+    """The id of the dag's run that RUN names."""
+    from liteflow.errors import NotFoundError
+    from liteflow.storage.history import open_history
+
+    history = open_history(dag.db_path)
+    if identifier == "latest":
+        return history.find_run(dag.dag_id).run_id
+    found = history.find_run(identifier)
+    if found.dag_id != dag.dag_id:
+        raise NotFoundError(
+            f"{identifier!r} is a run of dag {found.dag_id!r}, not of {dag.dag_id!r}", identifier=identifier
+        )
+    return found.run_id
 
 
 def _load(identifier: str) -> Dag:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from liteflow.cli.common import examples
+from liteflow.cli.common import echo, echo_lines, examples
 
 TEMPLATE = '''"""The dag {dag_id}. Run it with `python FILE` or `liteflow run FILE`."""
 
@@ -52,7 +52,7 @@ def scaffold_command(output: str | None, dag_id: str) -> None:
 
     text = TEMPLATE.format(dag_id=check_name("dag id", dag_id))
     if output is None:
-        click.echo(text, nl=False)
+        echo_lines(text)
         return
     try:
         with open(output, "x", encoding="utf-8") as file:
@@ -61,4 +61,6 @@ def scaffold_command(output: str | None, dag_id: str) -> None:
         raise click.UsageError(f"{output}: exists; nothing was written. Choose another name.") from None
     except OSError as error:
         raise click.UsageError(f"{output}: {error.strerror}") from None
-    click.echo(f"wrote {output}; run it with: liteflow run {output}", err=True)
+    except ValueError as error:  # a NUL, or half of a character
+        raise click.UsageError(f"{output}: {error}") from None
+    echo(f"wrote {output}; run it with: liteflow run {output}", err=True)

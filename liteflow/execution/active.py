@@ -62,7 +62,7 @@ class ActiveRun:
         prepared: PreparedDag,
         *,
         pk: int,
-        pks: list[int],
+        pks: list[int] | None,
         run_id: str,
         logical_date: datetime,
         params_json: str,
@@ -82,8 +82,8 @@ class ActiveRun:
             identity=f"{self.dag.dag_id}/{logical_date.isoformat()}",
             fail_fast=self.dag.fail_fast,
         )
-        self.pks = self._by_number(pks)
-        """Keys of the task instances, by number."""
+        self.pks = self._by_number(pks) if pks is not None else []
+        """Keys of the task instances, by number; those of a run that is taken up again come with `restored`."""
         self.ready = ReadyQueue(prepared, self.core)
         self.running: set[int] = set()
         self.listener = listener
@@ -122,6 +122,25 @@ class ActiveRun:
             for index in self.core.instances(task):
                 found[index] = next(rows)
         return found
+
+    def restored(self, index_of: Mapping[int, int]) -> None:
+        """The core has its recorded past; `index_of` says of each key which instance it is."""
+        self.pks = [0] * len(self.core.states)
+        for pk, index in index_of.items():
+            self.pks[index] = pk
+        for index, state in enumerate(self.core.states):
+            if state is TaskInstanceState.QUEUED:
+                self.ready.push(index)
+        for task in range(len(self.prepared.tasks)):
+            self._ended(task)
+
+    def index_of(self, task_id: str, map_index: int) -> int:
+        """The number of an instance."""
+        return self.core.instance(self.prepared.number_of[task_id], map_index)
+
+    def keep_items(self, task: int, key: str, items: EncodedItems) -> None:
+        """Remember a value over which other tasks are mapped."""
+        self._item_lists[task, key] = items
 
     def task(self, index: int) -> Task:
         """The task of an instance."""
@@ -192,7 +211,7 @@ class ActiveRun:
             if key not in wanted:
                 continue
             if encoding == ITEMS:
-                self._item_lists[task, key] = EncodedItems(data)
+                self.keep_items(task, key, EncodedItems(data))
             size = len(data) + VALUE_OVERHEAD_BYTES
             if len(data) <= KEPT_VALUE_BYTES and self._kept_bytes + size <= KEPT_BYTES:
                 self._values[index, key] = (encoding, data)

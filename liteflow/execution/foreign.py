@@ -108,6 +108,9 @@ class ForeignEngine:
     def start(self) -> None:
         return
 
+    def hold_locks(self, directory: str, token: str) -> None:
+        return  # what its workers leave behind is the executor's business
+
     def vacancies(self) -> list[int]:
         return [next(self._vacancy_numbers) for _ in range(self.size() - len(self._live))]
 

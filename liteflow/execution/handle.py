@@ -6,11 +6,12 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from liteflow.errors import MissingMainGuard, RunInterruptedError
+from liteflow.errors import MissingMainGuard
 from liteflow.states import RunState
 
 if TYPE_CHECKING:
     from liteflow.execution.active import ActiveRun
+    from liteflow.execution.prepared import PreparedDag
     from liteflow.execution.service import ExecutorService
     from liteflow.storage.history import DagRun
 
@@ -21,10 +22,11 @@ ALIEN_POLL_S = 0.1
 class RunHandle:
     """A run that was submitted."""
 
-    def __init__(self, service: ExecutorService, pk: int, run: ActiveRun | None) -> None:
+    def __init__(self, service: ExecutorService, pk: int, run: ActiveRun | None, prepared: PreparedDag) -> None:
         self._service = service
         self._pk = pk
         self._run = run
+        self._prepared = prepared
         assert service._history is not None
         self._history = service._history
 
@@ -62,7 +64,8 @@ class RunHandle:
 
     def wait(self, timeout: float | None = None) -> DagRun:
         """Wait until the run is over, and return it. Raises TimeoutError after `timeout` seconds, what broke the
-        service if that is why the run cannot go on, and RunInterruptedError when another process drove it and died."""
+        service if that is why the run cannot go on, and RunInterruptedError when the service was interrupted. When
+        another process drives the run and dies, it goes on here."""
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._run is not None:
             if not self._run.over.wait(timeout):
@@ -83,20 +86,11 @@ class RunHandle:
             if run.state.is_terminal:
                 return run
             if run.owner is not None and not is_alive(self._history.database.path, run.owner):
-                run = self._history.run(self._pk)  # it may have ended in good order just now
-                if run.state.is_terminal:
-                    return run
-                raise interrupted(run)
+                # Also where it has ended in good order just now, or somebody else has it by now.
+                self._run = self._service.take_up_again(self._prepared, run)
+                if self._run is not None:
+                    return self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                continue
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"run {run.run_id!r} is not over after {timeout:g} s")
             time.sleep(ALIEN_POLL_S)
-
-
-def interrupted(run: DagRun) -> RunInterruptedError:
-    """The error for a run whose owner is dead."""
-    pid = f" (process {run.owner.pid})" if run.owner else ""
-    return RunInterruptedError(
-        f"run {run.run_id!r} of dag {run.dag_id!r} was interrupted: what drove it{pid} is gone, and it is not "
-        "finished. Start a new run under another run id",
-        run_id=run.run_id,
-    )

@@ -68,6 +68,8 @@ class Outcome(NamedTuple):
     """What a mapped instance is called."""
     exception: bytes | None = None
     """The pickled exception, for callbacks."""
+    peak_rss_bytes: int | None = None
+    """The most memory that it was seen to hold; None if it was too short to be looked at, or nobody can look."""
 
 
 def outcome_of(
@@ -137,6 +139,10 @@ class Job:
     """How many workers died with it in hand before it had started."""
     log_bytes: int = 0
     log_cut: int = 0
+    oom_kills: int = 0
+    """How often the kernel had killed for want of memory when it started."""
+    peak_rss_bytes: int | None = None
+    """The most memory that it was seen to hold so far."""
 
 
 @dataclass(slots=True)
@@ -163,6 +169,12 @@ class Engine(Protocol):
 
     def start(self) -> None:
         """Begin to get ready. Returns at once."""
+
+    def hold_locks(self, directory: str, token: str) -> None:
+        """Have each slot hold a lock file `TOKEN.*.slot` in the directory while anything of its tries is left.
+
+        To be called before the first `submit`. Raises StorageError.
+        """
 
     def vacancies(self) -> list[int]:
         """Where there is room for work now: a key for `submit` each, the emptiest first."""

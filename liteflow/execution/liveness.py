@@ -2,18 +2,26 @@
 
 A stopped laptop or a long pause never looks dead, and a killed process is dead at once. The lock's descriptor is closed
 in children that the host forks; as a second line of defence, a lock whose owner's process is gone counts for nothing.
+
+Slots have lock files too, `TOKEN.MARK.slot` beside the `TOKEN.lock` of their service. Each is held by the slot's worker
+and whatever a task forks in it; what a task executes carries the mark in its environment. So whoever takes over a
+run knows what is left of the last tries, and ends it before there are new ones.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
+import signal
 import socket
 import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from liteflow.execution.processes import exists, start_time_of
+from liteflow.execution.processes import SLOT_LOCK, carrying, exists, is_stopped, locking, send, start_time_of
 from liteflow.storage.history import Owner
 
 if os.name == "posix":
@@ -24,6 +32,9 @@ MOST_TRIES = 100
 
 DEAD_LOCK_S = 60.0
 """How old the lock file of a killed service must be to be removed: a fresh one may be about to be locked."""
+
+_TOKEN = re.compile(r"[0-9A-Za-z]{1,64}")
+"""A token comes from a database, which may be a stranger's, and becomes part of a path."""
 
 
 def lock_directory(db_path: str) -> Path:
@@ -60,10 +71,7 @@ class OwnLock:
             return
         self._path.unlink(missing_ok=True)
         self.close()
-        try:
-            self._directory.rmdir()
-        except OSError:
-            return  # others hold theirs
+        _remove_if_empty(self._directory)
 
     def close(self) -> None:
         """Close the descriptor; in a forked child the parent keeps the lock."""
@@ -73,14 +81,41 @@ class OwnLock:
             self._fd = -1
 
 
+def _remove_if_empty(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except OSError:
+        return  # others hold theirs
+
+
 def _remove_dead_locks(directory: Path) -> None:
-    """Remove the files that killed services left. Without them they are just as dead."""
-    for path in directory.glob("*.lock"):
+    """Remove the files that killed services left, but for those that still lead to something that is alive."""
+    old = [path for path in directory.iterdir() if path.suffix in (".lock", SLOT_LOCK) and _is_old(path)]
+    dead = [path for path in old if not _is_locked(path)]
+    slots = [path for path in dead if path.suffix == SLOT_LOCK and not _is_locked(_lock_beside(path))]
+    if slots and carrying({_mark_of(path) for path in slots}):
+        slots = []
+    for path in [*slots, *(path for path in dead if path.suffix != SLOT_LOCK)]:
         try:
-            if time.time() - path.stat().st_mtime > DEAD_LOCK_S and not _is_locked(path):
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError:
-            continue  # somebody else was quicker, or it is not ours
+            continue  # it is not ours
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > DEAD_LOCK_S
+    except OSError:  # somebody else was quicker
+        return False
+
+
+def _lock_beside(slot: Path) -> Path:
+    """The lock of the service to which a slot belongs."""
+    return slot.with_name(slot.name.partition(".")[0] + ".lock")
+
+
+def _mark_of(slot: Path) -> str:
+    return slot.name.removesuffix(SLOT_LOCK).partition(".")[2]
 
 
 _held: weakref.WeakSet[OwnLock] = weakref.WeakSet()
@@ -106,6 +141,72 @@ def is_alive(db_path: str, owner: Owner) -> bool:
     if not exists(owner.pid):
         return False
     return owner.process_started_at is None or start_time_of(owner.pid) == owner.process_started_at
+
+
+def state_of_owner(db_path: str, owner: Owner) -> Literal["alive", "stopped", "dead"]:
+    """How the service fares. `stopped`: it is alive, but its process is (SIGSTOP, Ctrl-Z); told on Linux only."""
+    if not is_alive(db_path, owner):
+        return "dead"
+    return "stopped" if owner.host == socket.gethostname() and is_stopped(owner.pid) else "alive"
+
+
+def end_leftovers(db_path: str, token: str, *, patience_s: float = 5.0) -> list[int]:
+    """End what is left of the tries of a service that is dead, or that is stopped and robbed, and remove its locks.
+
+    Kills every process of this host that came from one of its slots, this process and its family excepted, and waits
+    for up to `patience_s` until all of them are gone. Where there is no /proc it can only wait. What a successful task
+    left running on purpose is not touched. Returns the pids of what could not be ended, 0 for one that is not known;
+    then the locks stay.
+    """
+    if not _TOKEN.fullmatch(token):
+        return []
+    directory = lock_directory(db_path)
+    slots = sorted(directory.glob(f"{token}.*{SLOT_LOCK}"))
+    left = _end_all_of(slots, patience_s)
+    if not left:
+        for path in [*slots, directory / f"{token}.lock"]:
+            path.unlink(missing_ok=True)
+        _remove_if_empty(directory)
+    return left
+
+
+def _end_all_of(slots: Sequence[Path], patience_s: float) -> list[int]:
+    """Kill what came from the slots until nothing is left; returns what is left when the time is over."""
+    deadline = time.monotonic() + patience_s
+    pause_s = 0.001
+    clean_looks = 0
+    while slots and clean_looks < 2:  # a process can hide from one look by forking meanwhile
+        left = _kill_all_of(slots)
+        clean_looks = 0 if left else clean_looks + 1
+        if left:
+            if time.monotonic() >= deadline:
+                return left
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.05)
+    return []
+
+
+def _kill_all_of(slots: Sequence[Path]) -> list[int]:
+    """Kill what there is now; returns what it was, and the worker's pid of a lock that nobody seems to hold."""
+    found = set(carrying({_mark_of(path) for path in slots}))
+    unknown: set[int] = set()
+    for path in slots:
+        if _is_locked(path):
+            holders, is_ours = locking(str(path))
+            found.update(holders)
+            if not holders and not is_ours:
+                unknown.add(_pid_in(path))
+    for pid in found:
+        send(pid, signal.SIGKILL)
+    return sorted(found | unknown)
+
+
+def _pid_in(slot: Path) -> int:
+    """The pid that the slot's worker wrote there; 0 if it cannot be read."""
+    try:
+        return int(slot.read_text("ascii") or 0)
+    except (OSError, ValueError):
+        return 0
 
 
 def _is_locked(path: Path) -> bool:

@@ -10,6 +10,7 @@ service gives up and kills what runs, so nothing goes on that is not recorded.
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 import time
 from collections import deque
@@ -17,12 +18,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from liteflow.authoring.xcomarg import RETURN_VALUE
-from liteflow.errors import DagError, LiteflowError, MissingMainGuard, ServiceError
+from liteflow.errors import DagError, LiteflowError, MissingMainGuard, RunInterruptedError, ServiceError
 from liteflow.execution import recorder, telling
 from liteflow.execution.choosing import Chooser
 from liteflow.execution.jobs import Engine, Events, Job, LogLine, Outcome
 from liteflow.execution.making import JobMaker
 from liteflow.execution.past import past_of
+from liteflow.execution.recovery import OWNER_DIED
 from liteflow.execution.turn import Claim, DueCallback, Turn
 from liteflow.scheduling.core import Change, Ended
 from liteflow.scheduling.skips import DECISION_KEY, decision_value, skipped_by
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
     from liteflow.execution.active import ActiveRun, Stored
     from liteflow.execution.pools import PoolGuard
+    from liteflow.execution.recovery import TakenUp
     from liteflow.storage.engine import Database
 
 _S = TaskInstanceState
@@ -70,16 +73,26 @@ _RUN_TIMEOUT, _HARD_END = -1, -2
 """In place of a task instance in a timer: the run's own limit, and the end of its teardowns' grace."""
 
 Command = Callable[[Turn], None]
+Recover = Callable[[], "list[TakenUp]"]
+"""Takes up the runs that have lost their owner, and that the service knows."""
 
 
 class Loop:
     """Drives the runs of one service over one engine. Other threads only `tell` it things."""
 
-    def __init__(self, engine: Engine, database: Database, executor_pk: int, pools: PoolGuard) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        database: Database,
+        executor_pk: int,
+        pools: PoolGuard,
+        recover: Recover | None = None,
+    ) -> None:
         self._engine = engine
         self._database = database
         self._executor_pk = executor_pk
         self._pools = pools
+        self._recover = recover
         self.mutex = threading.Lock()
         """Guards what other threads hand in."""
         self.inbox: deque[tuple[Command, ActiveRun | None]] = deque()
@@ -89,6 +102,10 @@ class Loop:
         self.is_stopping = False
         self.broken: BaseException | None = None
         """Why it gave up."""
+        self.is_interrupted = False
+        """Whether it ends without waiting for its runs, which can be taken up again."""
+        self.must_kill = False
+        """Whether it ends without waiting for what runs."""
         # From here on its own thread's.
         self.runs: dict[int, ActiveRun] = {}
         self._chooser = Chooser(engine, pools)
@@ -105,6 +122,9 @@ class Loop:
         self._seen_version = -1
         self._next_look = 0.0
         self._look_again_at = 0.0
+        self._recover_at = 0.0
+        self._kill_at = math.inf
+        """When what still runs is told to end, after an interrupt."""
 
     # What other threads call
 
@@ -120,6 +140,17 @@ class Loop:
     def begin(self, run: ActiveRun) -> bool:
         """Have it drive a run that is recorded as queued; False when it takes nothing more."""
         return self.tell(lambda turn: self._begin(run, turn), run)
+
+    def adopt(self, taken: TakenUp) -> bool:
+        """Have it go on with a run that was taken up; False when it takes nothing more."""
+        return self.tell(lambda turn: self._adopt(taken, turn), taken.run)
+
+    def interrupt(self, grace_s: float) -> None:
+        """Have it end, with its runs left to be taken up again: no more claims, and what still runs after `grace_s`
+        seconds is told to end. With 0 it is killed at once."""
+        if grace_s <= 0:
+            self.must_kill = True
+        self.tell(lambda _turn: self._interrupt(grace_s))
 
     def cancel(self, run: ActiveRun) -> None:
         """Have it end a run."""
@@ -138,13 +169,19 @@ class Loop:
         try:
             while not self._may_end():
                 self._turn()
+            self._leave()
         except BaseException as error:
             self._give_up(error)
 
     def _may_end(self) -> bool:
         with self.mutex:
-            self.is_closed = self.is_stopping and not self.runs and not self.inbox
+            is_idle = not self.runs or (self.is_interrupted and (self.must_kill or not self._in_hand()))
+            self.is_closed = self.is_stopping and is_idle and not self.inbox
             return self.is_closed
+
+    def _in_hand(self) -> bool:
+        """Whether the engine has a job."""
+        return bool(self._jobs or self._calling)
 
     def _turn(self) -> None:
         turn = Turn()
@@ -158,7 +195,8 @@ class Loop:
         self._ring_timers(turn)
         self._look_around(turn)
         self._settle(turn)
-        self._chooser.choose(turn)
+        if not self.is_interrupted:
+            self._chooser.choose(turn)
         self._note_started(turn)
         jobs = self._commit(turn) if turn else []
         for vacancy, several in _by_vacancy([*turn.placed, *jobs]).items():
@@ -173,10 +211,13 @@ class Loop:
         if self.inbox or self._chooser.callbacks:
             return 0.0 if self.inbox else STARTED_AFTER_S
         wait = IDLE_POLL_S if self.runs else MOST_REST_S
+        if self._recover is not None:
+            wait = min(wait, LOOK_AGAIN_S)
         if self._fresh:
             wait = min(wait, STARTED_AFTER_S)
-        if self._timers:
-            wait = min(wait, max(0.0, self._timers[0][0] - time.monotonic()))
+        due = min(self._kill_at, self._timers[0][0] if self._timers else math.inf)
+        if due < math.inf:
+            wait = min(wait, max(0.0, due - time.monotonic()))
         return wait
 
     def _answer(self, events: Events) -> None:
@@ -205,6 +246,26 @@ class Loop:
             heapq.heappush(self._timers, (time.monotonic() + run.dag.dagrun_timeout_s, run.pk, _RUN_TIMEOUT))
         self._apply(run, run.core.start(), turn)
 
+    def _adopt(self, taken: TakenUp, turn: Turn) -> None:
+        """Go on with a run that was taken up, and is recorded as ours."""
+        run = taken.run
+        self.runs[run.pk] = run
+        self._chooser.order.append(run)
+        turn.taken_up.append(run)
+        now = time.monotonic()
+        if run.dag.dagrun_timeout_s is not None:
+            heapq.heappush(self._timers, (now + run.dag.dagrun_timeout_s, run.pk, _RUN_TIMEOUT))
+        for index, delay_s in taken.delays_s:
+            heapq.heappush(self._timers, (now + delay_s, run.pk, index))
+        for key, due in taken.due:
+            run.open_callbacks += 1
+            run.called_for_end |= due.kind.startswith("dag_")
+            self._chooser.callbacks.append(self._make_callback(due, key))
+        for index in taken.given_up:
+            self._note_callbacks(run, index, "on_failure", turn, str(_S.FAILED), OWNER_DIED)
+        self._apply(run, run.core.start(taken.decided), turn)
+        self._end_running(run)
+
     def _apply(self, run: ActiveRun, changes: list[Change], turn: Turn) -> None:
         """Take in what the core decided beside the tries that ended, and what follows from that."""
         run.note(changes)
@@ -223,13 +284,16 @@ class Loop:
         ]
         turn.lines += events.lines
         by_run: dict[int, list[tuple[Job, Outcome]]] = {}
-        for job, outcome in events.finished:
+        finished = [one for one in events.finished if not self._was_interrupted(*one)]
+        for job, outcome in finished:
             if job.callback_id is not None:
                 self._take_called(job, outcome, turn)
             else:
                 by_run.setdefault(job.run.pk, []).append((job, outcome))
         for job in events.returned:
-            if job.callback_id is not None:
+            if self.is_interrupted:
+                self._let_go(job)
+            elif job.callback_id is not None:
                 self._chooser.callbacks.append(job)
             elif job.kill_reason is None:
                 self._chooser.unplaced.append(job)
@@ -359,6 +423,8 @@ class Loop:
 
     def _ring_timers(self, turn: Turn) -> None:
         now = time.monotonic()
+        if now >= self._kill_at:
+            self._end_the_rest()
         while self._timers and self._timers[0][0] <= now:
             _, pk, index = heapq.heappop(self._timers)
             run = self.runs.get(pk)
@@ -375,6 +441,10 @@ class Loop:
     def _look_around(self, turn: Turn) -> None:
         """See whether another process asked for something. A number tells whether anything was written at all."""
         now = time.monotonic()
+        if self._recover is not None and now >= self._recover_at and not self.is_stopping:
+            self._recover_at = now + LOOK_AGAIN_S
+            for taken in self._recover():
+                self._adopt(taken, turn)
         if not self.runs or now < self._next_look:
             return
         self._next_look = now + IDLE_POLL_S
@@ -390,9 +460,13 @@ class Loop:
         self._seen_version = version
         with self._database.read() as session:
             wanted = recording.cancel_requested(session, self._executor_pk)
+            tasks = recording.cancelled_instances(session, self._executor_pk)
         for pk in wanted:
             if pk in self.runs:
                 self._cancel(self.runs[pk], turn)
+        for run_pk, task_id, map_index in tasks:
+            if run_pk in self.runs:
+                self._cancel_instance(self.runs[run_pk], task_id, map_index, turn)
 
     def _ask_for_the_past(self, turn: Turn) -> None:
         """See whether the runs before allow tasks to go that wait for them."""
@@ -410,7 +484,21 @@ class Loop:
     def _cancel(self, run: ActiveRun, turn: Turn, *, spare_teardowns: bool = True) -> None:
         self._end_early(run, EndReason.CANCELLED, turn, spare_teardowns=spare_teardowns)
 
+    def _cancel_instance(self, run: ActiveRun, task_id: str, map_index: int, turn: Turn) -> None:
+        """End one task instance; the rest of its run goes on by its rules."""
+        index = run.index_of(task_id, map_index)
+        job = self._jobs.get((run.pk, index))
+        if job is None:
+            self._apply(run, run.core.cancel([index]), turn)
+        elif job in self._chooser.unplaced:
+            self._chooser.unplaced.remove(job)
+            self._take_ended(run, [(job, Outcome(_S.SKIPPED, EndReason.CANCELLED))], turn)
+        else:
+            self._engine.cancel(job, EndReason.CANCELLED)
+
     def _end_early(self, run: ActiveRun, reason: EndReason, turn: Turn, *, spare_teardowns: bool = True) -> None:
+        if reason is EndReason.CANCELLED and run.core.ending is None:
+            turn.cancelled.append(run)
         self._apply(run, run.core.end_early(reason, spare_teardowns=spare_teardowns), turn)
         self._end_running(run, all_of_it=not spare_teardowns)
 
@@ -517,6 +605,48 @@ class Loop:
         return recording.fetch_xcoms(session, missing) if missing else {}
 
     # Stopping
+
+    def _interrupt(self, grace_s: float) -> None:
+        """Claim nothing more; what is claimed and has not begun is let go."""
+        self.is_stopping = self.is_interrupted = True
+        self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
+        for job in [*self._chooser.unplaced, *self._chooser.callbacks]:
+            self._let_go(job)
+        self._chooser.unplaced.clear()
+        self._chooser.callbacks.clear()
+        for job in [*self._jobs.values(), *self._calling.values()]:
+            if job.started_at is None:
+                self._engine.cancel(job, EndReason.CANCELLED)
+
+    def _end_the_rest(self) -> None:
+        """The grace after an interrupt is over: what still runs is told to end."""
+        self._kill_at = math.inf
+        for job in [*self._jobs.values(), *self._calling.values()]:
+            self._engine.cancel(job, EndReason.CANCELLED)
+
+    def _was_interrupted(self, job: Job, outcome: Outcome) -> bool:
+        """Whether a job ended only because the service does: then its task instance is put back when that is done."""
+        if not self.is_interrupted or outcome.reason is not EndReason.CANCELLED or job.run.core.ending is not None:
+            return False
+        self._let_go(job)
+        return True
+
+    def _let_go(self, job: Job) -> None:
+        """What becomes of the job is not recorded; what is recorded of it is put back at the end."""
+        self._calling.pop(job.number, None)
+        if self._jobs.get((job.run.pk, job.index)) is job:
+            del self._jobs[job.run.pk, job.index]
+            job.run.running.discard(job.index)
+
+    def _leave(self) -> None:
+        """The loop ends in good order; runs that are not over can be taken up again."""
+        for run in self.runs.values():
+            run.error = RunInterruptedError(
+                f"run {run.run_id!r} of dag {run.dag.dag_id!r} is not finished: its service was stopped. "
+                f"Go on with it: dag.resume({run.run_id!r})",
+                run_id=run.run_id,
+            )
+            run.over.set()
 
     def _note_stop(self, _turn: Turn) -> None:
         self.is_stopping = True

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+SLOT_LOCK = ".slot"
+"""How the name of a slot's lock file ends."""
 
 
 def start_time_of(pid: int) -> int | None:
@@ -14,7 +20,10 @@ def start_time_of(pid: int) -> int | None:
 
 
 def exists(pid: int) -> bool:
-    """Whether there is a process of this pid, be it somebody else's."""
+    """Whether there is a process of this pid, be it somebody else's. One that is over and not reaped is none."""
+    fields = _stat(pid)
+    if fields is not None:
+        return not _is_over(fields)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -22,6 +31,17 @@ def exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped (SIGSTOP, Ctrl-Z). False where the system does not tell."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] == "T"
+
+
+def _is_over(fields: list[str]) -> bool:
+    """Whether nobody but its parent, who is to reap it, knows the process any more. Threads may outlive the first."""
+    return fields[0] in "ZX" and int(fields[17]) <= 1
 
 
 def _stat(pid: int) -> list[str] | None:
@@ -42,34 +62,121 @@ def belonging_to_slot(slot_pid: int, mark: str) -> list[int]:
     """
     if sys.platform != "linux":
         return []
-    parents: dict[int, int] = {}
-    found: set[int] = set()
-    own = os.getpid()
-    needle = mark.encode()
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        pid = int(name)
+    living = _living()
+    living.pop(os.getpid(), None)
+    living.pop(slot_pid, None)
+    found = {pid for pid, one in living.items() if one.session == slot_pid or mark in slot_marks(pid)}
+    return sorted(found | _descendants({slot_pid, *found}, living))
+
+
+def carrying(marks: Collection[str]) -> list[int]:
+    """Living processes that came from one of these slots, by the marks in their environment, and what they started.
+
+    Never this process and what started it nor, if it came from there itself, what it started. Linux only; elsewhere
+    nothing is found.
+    """
+    if sys.platform != "linux":
+        return []
+    living = _living()
+    found = {pid for pid in living if not slot_marks(pid).isdisjoint(marks)}
+    ours = _spared(found, living)
+    others = {pid: one for pid, one in living.items() if pid not in ours}
+    found -= ours
+    return sorted(found | _descendants(found, others))
+
+
+def slot_lock_path(directory: str, token: str, mark: str) -> str:
+    """The lock file of a slot of the executor with this token. Every process that the slot forks holds it too."""
+    return os.path.join(directory, f"{token}.{mark}{SLOT_LOCK}")
+
+
+def locking(path: str) -> tuple[list[int], bool]:
+    """Which processes hold an exclusive `flock` on a file, be it by inheritance, and whether there are more.
+
+    Those are this process, what started it and, if it holds the lock itself, what it started: they are not in the list.
+    Linux only; elsewhere nothing is found.
+    """
+    if sys.platform != "linux":
+        return [], False
+    path = os.path.realpath(path)
+    found = {pid for pid in _pids() if _is_locking(pid, path)}
+    ours = found & _spared(found, _living())
+    return sorted(found - ours), bool(ours)
+
+
+def _is_locking(pid: int, path: str) -> bool:
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            if os.readlink(f"/proc/{pid}/fd/{fd}") == path:
+                with open(f"/proc/{pid}/fdinfo/{fd}", "rb") as file:
+                    if re.search(rb"^lock:.*FLOCK.*WRITE", file.read(), re.MULTILINE):
+                        return True
+    except OSError:
+        return False  # gone, or not ours
+    return False
+
+
+class _Process(NamedTuple):
+    parent: int
+    session: int
+
+
+def _pids() -> list[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:  # it is not there
+        return []
+
+
+def _living() -> dict[int, _Process]:
+    """All processes by pid, but for those that are over and not reaped."""
+    living = {}
+    for pid in _pids():
         fields = _stat(pid)
-        if fields is None or fields[0] in "ZX" or pid in (slot_pid, own):
-            continue
-        parents[pid] = int(fields[1])
-        if int(fields[3]) == slot_pid or _carries(pid, needle):
-            found.add(pid)
-    grown = True
+        if fields is not None and not _is_over(fields):
+            living[pid] = _Process(int(fields[1]), int(fields[3]))
+    return living
+
+
+def _spared(found: Collection[int], living: Mapping[int, _Process]) -> set[int]:
+    """Who must not be ended whatever was `found`: this process and what started it, and what it started if it is there.
+
+    What it started is otherwise fair game: the first process of a container is the parent of all orphans.
+    """
+    own = os.getpid()
+    return {own} | _ancestors(own, living) | (_descendants({own}, living) if own in found else set())
+
+
+def _ancestors(pid: int, living: Mapping[int, _Process]) -> set[int]:
+    found: set[int] = set()
+    while pid in living and living[pid].parent not in found:
+        pid = living[pid].parent
+        found.add(pid)
+    return found
+
+
+def _descendants(of: set[int], living: Mapping[int, _Process]) -> set[int]:
+    found: set[int] = set()
+    grown = of
     while grown:
-        more = {pid for pid, parent in parents.items() if parent == slot_pid or parent in found} - found
-        grown = bool(more)
-        found |= more
-    return sorted(found)
+        grown = {pid for pid, one in living.items() if one.parent in grown} - found - of
+        found |= grown
+    return found
 
 
-def _carries(pid: int, needle: bytes) -> bool:
+def slot_marks(pid: int) -> frozenset[str]:
+    """The marks of the slots in which a process was started, from the outermost: more than one if a task runs dags."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return needle in file.read()
+            entries = file.read().split(b"\0")
     except OSError:  # gone, or not ours
-        return False
+        return frozenset()
+    return frozenset(
+        mark
+        for entry in entries
+        if entry.startswith(b"LITEFLOW_SLOT=")
+        for mark in entry[len(b"LITEFLOW_SLOT=") :].decode("ascii", "replace").split(":")
+    )
 
 
 def send(pid: int, number: int, *, group: bool = False) -> bool:
@@ -91,5 +198,4 @@ def describe_exit(status: int) -> str:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
-    hint = " (out of memory?)" if name == "SIGKILL" else ""
-    return f"its process was killed by {name}{hint}"
+    return f"its process was killed by {name}"

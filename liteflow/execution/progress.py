@@ -143,7 +143,7 @@ class _Base:
             return
         if event.kind == "line":
             head = event.task_id if event.map_index < 0 else f"{event.task_id} {event.map_index}"
-            self._line(f"[{head}] {printable(event.text or '')}", style="dim")
+            self._line(f"[{head}] {event.text or ''}", style="dim")
         elif event.kind == "expanded":
             self.tally.expand(event.task_id, event.size)
         elif event.kind == "task" and isinstance(event.state, _S):
@@ -160,7 +160,7 @@ class _Base:
                     more = "instances failed" if state is _S.FAILED else "tries failed, will be tried again"
                     self._line(f"{task_id}: more {more}; all of them in: {self._show_hint} --all", style="red")
                 return
-        why = f": {printable(event.error)}" if event.error else ""
+        why = f": {event.error}" if event.error else ""
         self._line(f"{instance_name(task_id, event.map_index)} {what}{why}", style="red")
 
     def finish(self, handle: RunHandle) -> None:
@@ -189,7 +189,7 @@ class _Base:
     def _failed_tasks(self, run: DagRun, failed: Sequence[tuple[TaskSummary, ListedInstance]]) -> None:
         """Name the tasks that failed, each with the first of its instances that did."""
         for summary, instance in failed[:MOST_FAILURES]:
-            why = printable(instance.error or str(instance.end_reason))
+            why = instance.error or str(instance.end_reason)
             if summary.is_mapped:
                 line = f"{mapped_text(summary.task_id, summary.counts)}; [{instance.map_index}]: {why}"
             else:
@@ -203,7 +203,11 @@ class _Base:
         self._line(f"  its log: liteflow logs {run.dag_id}/{run.run_id} {name}{db}")
 
     def _line(self, text: str, *, style: str = "") -> None:
-        print(text, file=sys.stderr, flush=True)
+        """One line above what stays on the screen; the only way to it for text."""
+        self._write(printable(text), style)
+
+    def _write(self, line: str, style: str) -> None:
+        print(line, file=sys.stderr, flush=True)
 
 
 class PlainDisplay(_Base):
@@ -267,11 +271,11 @@ class LiveDisplay(_Base):
         self._progress.stop()
         super().finish(handle)
 
-    def _line(self, text: str, *, style: str = "") -> None:
+    def _write(self, line: str, style: str) -> None:
         from rich.text import Text
 
         # Not `print(..., style=style)`, which would colour the live line below it too.
-        self._console.print(Text(text, style=style), soft_wrap=True)
+        self._console.print(Text(line, style=style), soft_wrap=True)
 
 
 def db_hint(path: str) -> str:

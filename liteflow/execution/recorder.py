@@ -71,12 +71,13 @@ def record(session: Session, turn: Turn, executor_pk: int, guard: PoolGuard, liv
     due = callbacks.store_callbacks(
         session,
         [
-            callbacks.CallbackFacts(one.run.pk, one.kind, one.run.pks[one.index], one.try_number)
+            callbacks.CallbackFacts(one.run.pk, one.kind, one.run.pks[one.index], one.try_number, one.number)
             for one in turn.callbacks
         ],
         now_us,
     )
     callbacks.delete_callbacks(session, turn.called)
+    recording.note_cancelled(session, [run.pk for run in turn.cancelled], now_us)
     for run in turn.over:
         recording.end_run(session, run.pk, *run.core.outcome(), now_us)
     return due
@@ -121,6 +122,7 @@ def _ended_row(job: Job, outcome: Outcome, change: Change, now_us: int) -> recor
         outcome.ended_us or now_us,
         now_us + int(min(change.delay_s, LATEST_DUE_S) * 1e6) if change.state in _DELAYED else None,
         outcome.label,
+        outcome.peak_rss_bytes,
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import queue
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from liteflow.authoring.dag import Dag
 from liteflow.execution.cpus import usable_cpus
 from liteflow.execution.handle import RunHandle
-from liteflow.execution.progress import Display, choose_display
+from liteflow.execution.progress import Display, choose_display, db_hint
 from liteflow.execution.requests import check_request
-from liteflow.execution.service import ExecutorService
+from liteflow.execution.service import INTERRUPT_GRACE_S, ExecutorService
 
 if TYPE_CHECKING:
-    from liteflow.execution.active import RunEvent
+    from liteflow.execution.active import Listener, RunEvent
     from liteflow.storage.history import DagRun
 
 MOST_WAITING_EVENTS = 50_000
@@ -35,6 +36,44 @@ def run_dag(
     progress: bool | None,
 ) -> DagRun:
     """See `Dag.run`."""
+    check_request(dag, params, run_id, logical_date)  # before anything is started or created
+
+    def submit(service: ExecutorService, listener: Listener | None) -> RunHandle:
+        return service.submit(dag, params, run_id, logical_date, listener=listener)
+
+    return _drive(dag, submit, max_workers=max_workers, executor=executor, progress=progress)
+
+
+def resume_dag(
+    dag: Dag,
+    run_id: str,
+    *,
+    accept_changes: bool,
+    force: bool,
+    max_workers: int | None,
+    executor: Executor | None,
+    progress: bool | None,
+) -> DagRun:
+    """See `Dag.resume`."""
+    from liteflow.storage.schema import open_database
+
+    open_database(dag.db_path, pooled=False)  # one that is missing is not made
+
+    def resume(service: ExecutorService, listener: Listener | None) -> RunHandle:
+        return service.resume(dag, run_id, accept_changes=accept_changes, force=force, listener=listener)
+
+    return _drive(dag, resume, max_workers=max_workers, executor=executor, progress=progress)
+
+
+def _drive(
+    dag: Dag,
+    begin: Callable[[ExecutorService, Listener | None], RunHandle],
+    *,
+    max_workers: int | None,
+    executor: Executor | None,
+    progress: bool | None,
+) -> DagRun:
+    """Have a service of its own drive one run, and show how it goes on."""
     events: queue.SimpleQueue[RunEvent] = queue.SimpleQueue()
 
     def listen(event: RunEvent) -> None:
@@ -42,23 +81,36 @@ def run_dag(
             events.put(event)
 
     display = choose_display(progress)
-    check_request(dag, params, run_id, logical_date)  # before anything is started or created
     if executor is None:  # no more slots than there are tasks to fill them
         max_workers = min(max_workers or usable_cpus(), max(1, len(dag.tasks)))
-    with ExecutorService(dag.db_path, dags=[dag], max_workers=max_workers, executor=executor) as service:
-        handle = service.submit(dag, params, run_id, logical_date, listener=listen if display else None)
-        try:
-            if display is not None and handle.is_driven_here:
-                _show(display, dag, handle, events)
-            return handle.wait()
-        except KeyboardInterrupt:
-            if display is not None and handle.is_driven_here:
-                print(
-                    "cancelling: tasks that run are told to end, and killed after their grace time; "
-                    "once more to leave at once",
-                    file=sys.stderr,
-                )
-            raise
+    handle = None
+    try:
+        with ExecutorService(
+            dag.db_path, dags=[dag], max_workers=max_workers, executor=executor, recover=False
+        ) as service:
+            handle = begin(service, listen if display else None)
+            try:
+                if display is not None and handle.is_driven_here:
+                    _show(display, dag, handle, events)
+                return handle.wait()
+            except KeyboardInterrupt:
+                if display is not None and handle.is_driven_here:
+                    _say(
+                        f"stopping: nothing more is begun, what runs may go on for {INTERRUPT_GRACE_S:g} s; "
+                        "once more to kill it now"
+                    )
+                raise
+    except KeyboardInterrupt:
+        if display is not None and handle is not None and handle.is_driven_here and not handle.run.state.is_terminal:
+            _say(
+                f"run {handle.run_id} is not finished. Go on with it: liteflow run {shlex.quote(dag.place.file)} "
+                f"--resume {handle.run_id}{db_hint(handle.run.history.database.path)}"
+            )
+        raise
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _show(display: Display, dag: Dag, handle: RunHandle, events: queue.SimpleQueue[RunEvent]) -> None:

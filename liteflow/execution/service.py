@@ -26,6 +26,7 @@ from liteflow.execution.handle import RunHandle
 from liteflow.execution.jobs import Engine
 from liteflow.execution.requests import check_request, dag_facts, refuse_conflict
 from liteflow.execution.slots import SlotEngine
+from liteflow.states import EndReason, RunState
 
 if TYPE_CHECKING:
     from liteflow.execution.active import ActiveRun, Listener
@@ -33,8 +34,13 @@ if TYPE_CHECKING:
     from liteflow.execution.loop import Loop
     from liteflow.execution.pools import PoolGuard
     from liteflow.execution.prepared import PreparedDag
+    from liteflow.execution.recovery import Recoverer, TakenUp
     from liteflow.storage.engine import Database
-    from liteflow.storage.history import History
+    from liteflow.storage.history import DagRun, History
+    from liteflow.storage.recovery import RecordedRun
+
+INTERRUPT_GRACE_S = 5.0
+"""How long what runs may go on when a service is interrupted."""
 
 MOST_PREPARED_DAGS = 64
 """How many dags are kept ready; older ones are made ready again when they are submitted again."""
@@ -50,9 +56,11 @@ class ExecutorService:
     `db_path`: the database, default `$LITEFLOW_DB`, else `liteflow.db`; created if it is missing. `dags`: known from
     the start; `submit` makes its dag known too. `max_workers`: the number of slots, default the usable CPUs.
     `executor`: any `concurrent.futures.Executor` in the place of slots; it is not shut down. `pools`: names and slots
-    of pools that are made, or changed, in the database when the service starts.
+    of pools that are made, or changed, in the database when the service starts. `recover`: whether runs of the dags
+    that it knows, with the structure that they have now, are gone on with when what drove them is dead.
 
-    Leaving the `with` block waits for the runs that were submitted; an exception that leaves it cancels them.
+    Leaving the `with` block waits for the runs that the service drives; an exception that leaves it cancels them, but
+    for KeyboardInterrupt and its like, which stop the service as `interrupt` does.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class ExecutorService:
         max_workers: int | None = None,
         executor: Executor | None = None,
         pools: Mapping[str, int] | None = None,
+        recover: bool = True,
     ) -> None:
         if max_workers is not None and (
             isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1
@@ -72,6 +81,8 @@ class ExecutorService:
         self._max_workers = max_workers
         self._executor = executor
         self._wanted_pools = _checked_pools(pools or {})
+        self._recovers = recover
+        self._recoverer: Recoverer | None = None
         self._engine: Engine | None = None
         self._database: Database | None = None
         self._history: History | None = None
@@ -116,10 +127,11 @@ class ExecutorService:
         return self
 
     def _open(self) -> None:
-        from liteflow.execution.liveness import OwnLock
+        from liteflow.execution.liveness import OwnLock, lock_directory
         from liteflow.execution.loop import Loop
         from liteflow.execution.pools import PoolGuard
         from liteflow.execution.processes import start_time_of
+        from liteflow.execution.recovery import Recoverer
         from liteflow.storage import pools, recording
         from liteflow.storage.engine import Database
         from liteflow.storage.history import History
@@ -138,6 +150,8 @@ class ExecutorService:
                 f"{self._database.path}.locks: cannot be written ({error.strerror}); make its directory writable",
                 path=self._database.path,
             ) from error
+        assert self._engine is not None
+        self._engine.hold_locks(str(lock_directory(self._database.path)), token)
         with self._database.write() as session:
             self._executor_pk = recording.record_executor(
                 session, token, socket.gethostname(), start_time_of(os.getpid()), _now_us()
@@ -145,11 +159,12 @@ class ExecutorService:
             for name, slots in self._wanted_pools.items():
                 pools.set_pool(session, name, slots)
         self._pools = PoolGuard(self._database)
-        assert self._engine is not None
-        self._loop = Loop(self._engine, self._database, self._executor_pk, self._pools)
+        self._recoverer = Recoverer(self._database, self._executor_pk)
+        recover = self._take_up_interrupted if self._recovers else None
+        self._loop = Loop(self._engine, self._database, self._executor_pk, self._pools, recover)
 
     def register(self, dag: Dag) -> None:
-        """Make a dag known, checked and ready to run."""
+        """Make a dag known, checked and ready to run. Interrupted runs of it are gone on with, see `recover`."""
         self._prepare(dag)
 
     def submit(
@@ -163,7 +178,8 @@ class ExecutorService:
     ) -> RunHandle:
         """Commit a run as queued and return at once. See `Dag.run` for the arguments.
 
-        `run_id` is an idempotency key: the run of that id, whoever drives it, is what the handle then stands for.
+        `run_id` is an idempotency key: the run of that id, whoever drives it, is what the handle then stands for. One
+        that was interrupted goes on here.
         `listener` is called with each `RunEvent`, in the service's thread: it must be quick.
         """
         refuse_while_loading("service.submit()")
@@ -175,8 +191,8 @@ class ExecutorService:
         assert self._pools is not None
         self._pools.check(prepared)
         created = self._create(prepared, name, moment, params_json, must_match_date=logical_date is not None)
-        if isinstance(created, RunHandle):
-            return created
+        if created is None:
+            return self._stand_for(prepared, name, listener)
         pk, pks, created_us = created
         run = ActiveRun(
             prepared,
@@ -192,17 +208,66 @@ class ExecutorService:
             assert self._history is not None
             self._history.cancel(pk)
             raise ServiceError("the service was stopped before the run could begin; it is recorded as cancelled")
-        return RunHandle(self, pk, run)
+        return RunHandle(self, pk, run, prepared)
+
+    def resume(
+        self,
+        dag: Dag,
+        run_id: str,
+        *,
+        accept_changes: bool = False,
+        force: bool = False,
+        listener: Listener | None = None,
+    ) -> RunHandle:
+        """Go on with a run that was interrupted, or try a failed one once more. See `Dag.resume` for what that means.
+
+        The handle of a run that succeeded, or that this service drives already, is returned as it is. Raises
+        NotFoundError, RunOwnedError while another process drives the run, and RunConflictError when the dag is not
+        what the run began with.
+        """
+        refuse_while_loading("service.resume()")
+        self._refuse_when_unusable()
+        prepared = self._prepare(dag)
+        assert self._pools is not None
+        self._pools.check(prepared)
+        while True:
+            run = self._recorded(dag, run_id)
+            mine = self._loop.runs.get(run.pk) if self._loop is not None else None
+            if run.state is RunState.SUCCESS or mine is not None:
+                return RunHandle(self, run.pk, mine, prepared)
+            handle = self._take_up(prepared, run, accept_changes=accept_changes, force=force, listener=listener)
+            if handle is not None:
+                return handle
+
+    def interrupt(self, grace_s: float = INTERRUPT_GRACE_S) -> None:
+        """Stop soon: nothing more is begun, and what still runs after `grace_s` seconds is told to end.
+
+        It is killed after its own grace. What was not finished goes back to the queue, and its runs can be resumed. A
+        second call, or one with 0 seconds, kills what runs at once. Returns at once; `stop` waits.
+        """
+        if self._loop is not None and os.getpid() == self._pid:
+            self._loop.interrupt(0.0 if self._loop.is_interrupted else grace_s)
 
     def stop(self, *, cancel: bool = False) -> None:
-        """Stop: wait for the runs that were submitted or, with `cancel`, cancel them. A second call does nothing."""
+        """Stop: wait for the runs that the service drives or, with `cancel`, cancel them. A second call does nothing.
+
+        Ctrl-C while it waits interrupts the service, see `interrupt`, and raises KeyboardInterrupt in the end.
+        """
         thread = self._thread
         if thread is None or os.getpid() != self._pid:
             return
         assert self._loop is not None
         self._loop.stop(cancel=cancel)
-        thread.join()
+        interrupted: KeyboardInterrupt | None = None
+        while thread.is_alive():
+            try:
+                thread.join()
+            except KeyboardInterrupt as error:
+                interrupted = error
+                self.interrupt()
         self._thread, self._stopped = None, True
+        if interrupted is not None:
+            raise interrupted
 
     def __enter__(self) -> Self:
         return self.start()
@@ -210,7 +275,9 @@ class ExecutorService:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop(cancel=kind is not None)
+        if kind is not None and not issubclass(kind, Exception):
+            self.interrupt()
+        self.stop(cancel=kind is not None and issubclass(kind, Exception))
 
     # Getting a run in
 
@@ -239,8 +306,8 @@ class ExecutorService:
 
     def _create(
         self, prepared: PreparedDag, run_id: str, moment: datetime, params_json: str, *, must_match_date: bool
-    ) -> tuple[int, list[int], int] | RunHandle:
-        """Insert the run, or find the one that has the id already."""
+    ) -> tuple[int, list[int], int] | None:
+        """Insert the run; None if there is one of that id, which is another request for the same."""
         from liteflow.execution.recorder import task_facts
         from liteflow.storage import recording
 
@@ -264,7 +331,70 @@ class ExecutorService:
                 )
                 return pk, pks, now_us
         refuse_conflict(existing, dag, run_id, moment if must_match_date else None, params_json, prepared.digest)
-        return RunHandle(self, existing.pk, self._loop.runs.get(existing.pk) if self._loop is not None else None)
+        return None
+
+    # Runs that are there already
+
+    def _recorded(self, dag: Dag, run_id: str) -> RecordedRun:
+        from liteflow.errors import NotFoundError
+        from liteflow.storage import recovery
+
+        assert self._database is not None
+        with self._database.read() as session:
+            found = recovery.find_run(session, dag.dag_id, run_id)
+        if found is None:
+            raise NotFoundError(
+                f"{self._database.path}: no run {run_id!r} of dag {dag.dag_id!r}. See: liteflow runs", identifier=run_id
+            )
+        return found
+
+    def _stand_for(self, prepared: PreparedDag, run_id: str, listener: Listener | None) -> RunHandle:
+        """The handle of a run that was there already: one whose owner is gone goes on here."""
+        while True:
+            run = self._recorded(prepared.dag, run_id)
+            mine = self._loop.runs.get(run.pk) if self._loop is not None else None
+            if run.state.is_terminal or mine is not None or self._is_driven(run):
+                return RunHandle(self, run.pk, mine, prepared)
+            handle = self._take_up(prepared, run, listener=listener)
+            if handle is not None:
+                return handle
+
+    def _is_driven(self, run: RecordedRun) -> bool:
+        from liteflow.execution.liveness import is_alive
+
+        assert self._database is not None
+        return run.owner is not None and is_alive(self._database.path, run.owner)
+
+    def take_up_again(self, prepared: PreparedDag, run: DagRun) -> ActiveRun | None:
+        """Go on with a run whose owner has died while it was waited for; None if somebody else does."""
+        handle = self._stand_for(prepared, run.run_id, None)
+        return handle._run
+
+    def _take_up(
+        self,
+        prepared: PreparedDag,
+        run: RecordedRun,
+        *,
+        accept_changes: bool = False,
+        force: bool = False,
+        listener: Listener | None = None,
+    ) -> RunHandle | None:
+        """Make the run ours and go on with it; None when somebody else was first."""
+        assert self._recoverer is not None
+        taken = self._recoverer.take_up(prepared, run, accept_changes=accept_changes, force=force, listener=listener)
+        if taken is None:
+            return None
+        if self._loop is None or not self._loop.adopt(taken):
+            raise ServiceError("the service was stopped before the run could go on; it can be resumed")
+        return RunHandle(self, run.pk, taken.run, prepared)
+
+    def _take_up_interrupted(self) -> list[TakenUp]:
+        """For the loop: the interrupted runs of dags that are known."""
+        assert self._recoverer is not None
+        with self._mutex:
+            known = {(one.dag.dag_id, one.digest): one for one in self._prepared.values()}
+        found = [self._recoverer.take_up_unasked(*one) for one in self._recoverer.interrupted(known)]
+        return [taken for taken in found if taken is not None]
 
     # The thread
 
@@ -279,22 +409,26 @@ class ExecutorService:
             self._loop.run()
         finally:
             try:
-                self._engine.close(kill=self._loop.broken is not None)
+                self._engine.close(kill=self._loop.broken is not None or self._loop.is_interrupted)
             finally:
                 self._close_storage()
 
     def _close_storage(self) -> None:
-        from liteflow.errors import StorageError
-        from liteflow.storage import recording
+        from liteflow.storage import recording, recovery
 
         assert self._database is not None
+        assert self._loop is not None
         try:
-            with self._database.write() as session:
-                recording.end_executor(session, self._executor_pk, _now_us())
-        except StorageError:
-            if self._loop is None or self._loop.broken is None:
-                raise
-            # What broke the service is told already; without this row the lock alone says that it is gone.
+            if self._loop.broken is None:  # else its lock alone says that it is gone, as of one that was killed
+                with self._database.write() as session:
+                    recovery.put_back(
+                        session,
+                        _now_us(),
+                        executor_pk=self._executor_pk,
+                        reason=EndReason.CANCELLED,
+                        error="the executor service was stopped while it ran",
+                    )
+                    recording.end_executor(session, self._executor_pk, _now_us())
         finally:
             if self._lock is not None:
                 self._lock.release()

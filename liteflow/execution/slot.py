@@ -16,10 +16,12 @@ import time
 from collections import deque
 from typing import Any
 
+from liteflow.errors import StorageError
 from liteflow.execution.jobs import Job, LogLine, Outcome, charge_log
+from liteflow.execution.memory import Gauge
 from liteflow.execution.messages import Unpacker, pack
 from liteflow.execution.output import OutputReader
-from liteflow.execution.processes import send
+from liteflow.execution.processes import send, slot_lock_path
 from liteflow.execution.worker import BOOTSTRAP, TOKEN
 
 _READ_BYTES = 1 << 18
@@ -45,9 +47,12 @@ class Slot:
         """Whether what came from it is being killed."""
         self.verdict: Outcome | None = None
         """How the job ended that is reported once the slot is swept."""
+        self.gauge: Gauge | None = None
+        """What measures the memory of the job in hand, once it has started."""
         self.sent_codes: set[int] = set()
         self.sent_recipes: set[int] = set()
         self.received: deque[tuple[Any, ...]] = deque()
+        self._lock_path: str | None = None
         self._selector = selector
         self._unpacker = Unpacker()
         self._unsent: deque[memoryview] = deque()
@@ -102,6 +107,33 @@ class Slot:
         self._selector.register(self.output, selectors.EVENT_READ, self)
         if self.pidfd is not None:
             self._selector.register(self.pidfd, selectors.EVENT_READ, self)
+
+    # Its lock
+
+    def hold_lock(self, directory: str, token: str) -> None:
+        """Have the worker lock a file before its next job, for as long as it or anything that it forks is there.
+
+        The file is made here, so that whoever takes over knows of the slot from the beginning. Raises StorageError.
+        """
+        self._lock_path = slot_lock_path(directory, token, self.mark)
+        try:
+            os.makedirs(directory, exist_ok=True)
+            os.close(os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        except OSError as error:
+            raise StorageError(
+                f"{directory}: a slot's lock file cannot be made there ({error.strerror}); make the directory writable",
+                path=directory,
+            ) from error
+        self.send(("lock", self._lock_path))
+
+    def drop_lock(self) -> None:
+        """Remove the file: nothing is left of the slot that should hold up anybody."""
+        if self._lock_path is not None:
+            path, self._lock_path = self._lock_path, None
+            try:
+                os.unlink(path)
+            except OSError:
+                return  # whoever robbed this service removed it, or it cannot be: then it is as dead as its service
 
     # Giving
 

@@ -23,6 +23,7 @@ from typing import Any
 from liteflow.errors import ServiceError
 from liteflow.execution.calling import Result
 from liteflow.execution.jobs import Events, Job, Outcome, outcome_of, why_killed
+from liteflow.execution.memory import FIRST_SAMPLE_S, Gauge, OomWatch, in_words
 from liteflow.execution.messages import BrokenStreamError
 from liteflow.execution.processes import belonging_to_slot, describe_exit, send
 from liteflow.execution.slot import Slot
@@ -34,6 +35,9 @@ RECALL_AFTER_S = 0.05
 REFILL_BELOW_S = 0.002
 """A slot with less expected work than this left is given more before it runs dry."""
 
+OOM_KNOWN_S = 0.1
+"""How old the count of kills for want of memory may be that a job starts with."""
+
 MAX_SILENT_DEATHS = 3
 """How many workers a job may take with it before it has begun: by its arguments, say."""
 
@@ -44,6 +48,7 @@ _LAST_READS = 8
 """Pieces that are read from a dead slot's output: a pipe holds less, so more is somebody still writing."""
 _SWEEP_AGAIN_S = 0.002
 _CLOSE_GRACE_S = 2.0
+_MEANWHILE_OOM = "meanwhile the kernel killed a process for want of memory"
 
 
 class SlotEngine:
@@ -65,6 +70,11 @@ class SlotEngine:
         """Slots whose process is gone and whose output is held open by something a task left running."""
         self._asked: dict[tuple[int, int], Slot] = {}
         """Of each question that is not answered, by job and number: who asked."""
+        self._oom = OomWatch()
+        self._locks: tuple[str, str] | None = None
+        """Where the slots' lock files are, and with which token their names begin."""
+        self._done_with: list[Slot] = []
+        """Slots whose lock files go at the next poll: what became of their jobs is recorded by then."""
         self._numbers = 0
         self._failed_starts = 0
         self._closed = False
@@ -83,7 +93,14 @@ class SlotEngine:
 
     def _add_slot(self) -> None:
         self._numbers += 1
-        self._slots[self._numbers] = Slot(self._numbers, self._selector)
+        slot = self._slots[self._numbers] = Slot(self._numbers, self._selector)
+        if self._locks is not None:
+            slot.hold_lock(*self._locks)
+
+    def hold_locks(self, directory: str, token: str) -> None:
+        self._locks = (os.path.abspath(directory), token)
+        for slot in self._slots.values():
+            slot.hold_lock(*self._locks)
 
     def vacancies(self) -> list[int]:
         now = time.monotonic()
@@ -100,6 +117,9 @@ class SlotEngine:
         return slot.expected_s < REFILL_BELOW_S and now - slot.busy_since() < RECALL_AFTER_S
 
     def submit(self, vacancy: int, jobs: list[Job]) -> None:
+        oom_kills = self._oom.kills(newer_than=time.monotonic() - OOM_KNOWN_S)
+        for job in jobs:
+            job.oom_kills = oom_kills  # it may die of its arguments, before it starts
         self._slots[vacancy].give(jobs)
 
     def cancel(self, job: Job, reason: EndReason) -> None:
@@ -116,6 +136,7 @@ class SlotEngine:
 
     def poll(self, timeout_s: float) -> Events:
         events = Events()
+        self._drop_locks()
         deadline = self._next_deadline()
         if deadline is not None:
             timeout_s = min(timeout_s, max(0.0, deadline - time.monotonic()))
@@ -130,6 +151,11 @@ class SlotEngine:
             self._serve(slot, events)
         self._tick(events)
         return events
+
+    def _drop_locks(self) -> None:
+        for slot in self._done_with:
+            slot.drop_lock()
+        self._done_with.clear()
 
     def _drain_wake(self) -> None:
         try:
@@ -172,6 +198,8 @@ class SlotEngine:
         job = next((job for job in slot.jobs if job.number == number), None)
         if job is not None:
             job.started_us, job.started_at = at_us, at
+            job.oom_kills = self._oom.kills(newer_than=at - OOM_KNOWN_S)
+            slot.gauge = Gauge(slot.pid, at)
             events.started.append(job)
             if slot.dying_since is not None:
                 slot.terminate()  # it was told to end while it loaded its function, and did not hear it
@@ -195,7 +223,7 @@ class SlotEngine:
         slot: Slot,
         number: int,
         ended_us: int,
-        left_children: bool,
+        is_spoilt: bool,
         result: tuple[Any, ...],
         trace: str | None,
         guard: tuple[str, str, int] | None,
@@ -209,24 +237,42 @@ class SlotEngine:
         outcome = outcome_of(
             Result(*result), started_us=job.started_us, ended_us=ended_us, load_trace=trace, guard=guard
         )
+        if _took_s(outcome) >= FIRST_SAMPLE_S:
+            self._measure(slot, job)
+        if outcome.state is TaskInstanceState.FAILED and self._oom.kills() > job.oom_kills:
+            outcome = outcome._replace(error=f"{outcome.error} ({_MEANWHILE_OOM})")
         if job.kill_reason is not None and slot.dying_since is not None:
             is_own_limit = job.kill_reason is EndReason.TIMEOUT and not job.ended_by_run
             in_time = is_own_limit and _took_s(outcome) < (job.timeout_s or 0.0)
             slot.verdict = outcome if in_time else _killed(job, ended_us)
             self._sweep(slot, events)
-        elif left_children and outcome.state is not TaskInstanceState.SUCCESS:
+        elif is_spoilt and outcome.state is not TaskInstanceState.SUCCESS:
             slot.verdict = outcome
             self._sweep(slot, events)
         else:
-            slot.forget_job(job)
-            events.finished.append((job, outcome))
-            if left_children:  # a task may leave something running on purpose; its slot is not used again
+            self._finish(slot, job, outcome, events)
+            if is_spoilt:  # a task may leave something running on purpose; its slot is not used again
                 events.returned += slot.take_back()
                 slot.retire()
                 del self._slots[slot.number]
                 self._leaving[slot] = time.monotonic() + _CLOSE_GRACE_S
+                self._done_with.append(slot)
                 if not self._closed:
                     self._add_slot()
+
+    def _finish(self, slot: Slot, job: Job, outcome: Outcome, events: Events) -> None:
+        """A job is over: nothing of it is left that must not be, and its lines are read."""
+        slot.forget_job(job)
+        slot.gauge = None
+        if job.peak_rss_bytes is not None:
+            outcome = outcome._replace(peak_rss_bytes=job.peak_rss_bytes)
+        events.finished.append((job, outcome))
+
+    def _measure(self, slot: Slot, job: Job) -> None:
+        """Look at how much memory the job in hand holds now."""
+        if slot.gauge is not None:
+            slot.gauge.sample()
+            job.peak_rss_bytes = slot.gauge.peak_bytes
 
     def _sweep(self, slot: Slot, events: Events) -> None:
         """Kill whatever came from the slot, step by step, and the slot last."""
@@ -268,6 +314,8 @@ class SlotEngine:
                 if job.kill_reason is None or job not in slot.jobs:
                     continue  # if it was cancelled and cannot be taken back, it loads its function, maybe for ever
             running_s = 0.0 if job.started_at is None else now - job.started_at
+            if slot.gauge is not None and now >= slot.gauge.due_at:
+                self._measure(slot, job)
             if len(slot.jobs) > 1 and running_s >= RECALL_AFTER_S:
                 events.returned += slot.take_back()
             if slot.dying_since is None:
@@ -341,6 +389,7 @@ class SlotEngine:
     def _bury_process(self, slot: Slot, events: Events, *, left_running: bool) -> None:
         """Let go of a slot whose process is over, but for its output if something may still write there."""
         slot.close(keep_output=left_running)
+        self._done_with.append(slot)
         if left_running:
             events.lines += slot.read_output(most=_LAST_READS)
             self._lingering.append(slot)
@@ -359,11 +408,23 @@ class SlotEngine:
         job = slot.jobs[0]
         job.deaths += slot.verdict is None and job.started_at is None
         if slot.verdict is not None or job.started_at is not None or job.deaths >= MAX_SILENT_DEATHS:
-            verdict = slot.verdict or _crashed(job, slot.process.returncode)
-            slot.forget_job(job)
-            events.finished.append((job, verdict))
+            verdict = slot.verdict or _crashed(job, self._why_dead(slot, job))
+            self._finish(slot, job, verdict, events)
         events.returned += list(slot.jobs)
         slot.jobs.clear()
+
+    def _why_dead(self, slot: Slot, job: Job) -> str:
+        """How the worker ended with the job in hand; nobody here has killed it."""
+        status = slot.process.returncode
+        text = describe_exit(status)
+        if status != -signal.SIGKILL:
+            return text
+        if not self._oom.knows:
+            return f"{text} (out of memory?)"
+        if self._oom.kills() <= job.oom_kills:
+            return text
+        held = f" (it held {in_words(job.peak_rss_bytes)})" if job.peak_rss_bytes else ""
+        return f"{text}; probably by the kernel for want of memory{held}"
 
     def _drop_if_silent(self, slot: Slot) -> None:
         """Stop reading the output of a slot that is gone once nobody holds it open, or the log is full anyway."""
@@ -406,6 +467,8 @@ class SlotEngine:
                 continue
             if len(slot.jobs) > 1:
                 due.append(job.started_at + RECALL_AFTER_S)
+            if slot.gauge is not None and not slot.sweeping:
+                due.append(slot.gauge.due_at)
         return min(due, default=None)
 
     def close(self, *, kill: bool) -> None:
@@ -428,6 +491,7 @@ class SlotEngine:
             slot._forget(slot.output)
             slot.close_output()
         self._lingering.clear()
+        self._drop_locks()
         self._selector.close()
         self._wake_in.close()
         self._wake_out.close()
@@ -470,11 +534,11 @@ def _took_s(outcome: Outcome) -> float:
     return (outcome.ended_us - outcome.started_us) / 1e6
 
 
-def _crashed(job: Job, status: int) -> Outcome:
+def _crashed(job: Job, why: str) -> Outcome:
     return Outcome(
         TaskInstanceState.FAILED,
         EndReason.CRASHED,
-        describe_exit(status),
+        why,
         started_us=job.started_us,
         ended_us=time.time_ns() // 1000,
     )

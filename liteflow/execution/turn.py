@@ -57,6 +57,10 @@ class Turn:
     called: list[int] = field(default_factory=list)
     """Keys of callbacks that have ended."""
     begun: list[ActiveRun] = field(default_factory=list)
+    taken_up: list[ActiveRun] = field(default_factory=list)
+    """Runs that were interrupted or failed, and go on here."""
+    cancelled: list[ActiveRun] = field(default_factory=list)
+    """Runs that are being cancelled from now on."""
     over: list[ActiveRun] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -70,6 +74,8 @@ class Turn:
             or self.callbacks
             or self.called
             or self.begun
+            or self.taken_up
+            or self.cancelled
             or self.over
         )
 
@@ -83,4 +89,6 @@ class Turn:
         self.claims = [one for one in self.claims if one.run.pk not in lost]
         self.placed = [one for one in self.placed if one[1].run.pk not in lost]
         self.callbacks = [one for one in self.callbacks if one.run.pk not in lost]
+        self.taken_up = [run for run in self.taken_up if run.pk not in lost]
+        self.cancelled = [run for run in self.cancelled if run.pk not in lost]
         self.over = [run for run in self.over if run.pk not in lost]

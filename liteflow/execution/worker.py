@@ -32,6 +32,7 @@ from liteflow.execution.calling import Payload, Recipe, Result, call, describe_e
 from liteflow.execution.code import Code, load
 from liteflow.execution.messages import Unpacker, pack
 from liteflow.execution.pulling import Ask
+from liteflow.execution.surroundings import Surroundings
 
 LONGEST_RECORD_BYTES = 60_000
 """A line of a log record that is longer is sent in pieces."""
@@ -135,18 +136,17 @@ class Worker:
         self._questions = 0
         self._load_errors: dict[int, tuple[str, str, tuple[str, str, int] | None]] = {}
         self._in_task = False
-        self._home = os.getcwd()
-        self._environment = dict(os.environ)
-        self._term: Any = None
+        self._term = self._on_term  # bound once: it must be recognised
 
     def run(self) -> None:
-        """Take jobs until the parent closes the tokens, or a task left a process behind."""
-        self._listen_for_term()
+        """Take jobs until the parent closes the tokens, or a task left something that the next one must not find."""
+        signal.signal(signal.SIGTERM, self._term)
         os.register_at_fork(after_in_child=self._leave_term_alone)
+        self._surroundings = Surroundings()
         self._send("ready", os.getpid())
         while (number := self._next_token()) is not None:
-            left_children = self._run_job(number)
-            if left_children:
+            is_spoilt = self._run_job(number)
+            if is_spoilt:
                 return
 
     def _next_token(self) -> int | None:
@@ -167,6 +167,8 @@ class Worker:
                 self._codes[message[1]] = Code(*message[2:])
             elif message[0] == "recipe":
                 self._recipes[message[1]] = Recipe(*message[2:])
+            elif message[0] == "lock":
+                _hold_lock(message[1])
             elif message[0] == "job" and message[1] == number:
                 _, _, code_number, recipe_number, recipe, payload = message
                 return (
@@ -232,11 +234,13 @@ class Worker:
         if code_number in self._load_errors:
             _, trace, guard = self._load_errors[code_number]
         ended_us = time.time_ns() // 1000
-        self._tidy()
+        # Undo what the task did to the process and would trip the next one.
+        self._output.restore()
+        is_restored = self._surroundings.restore()
         self._output.mark(b"E", number)
-        left_children = _has_children()
-        self._send("end", number, ended_us, left_children, tuple(result), trace, guard)
-        return left_children
+        is_spoilt = _has_children() or not is_restored
+        self._send("end", number, ended_us, is_spoilt, tuple(result), trace, guard)
+        return is_spoilt
 
     def _capture_logging(self) -> None:
         """Have the root logger send its records here, whatever the last task made of it."""
@@ -268,28 +272,6 @@ class Worker:
     def _report(self, text: str) -> None:
         self._output.record(logging.ERROR, "liteflow.task", text.rstrip("\n"))
 
-    def _tidy(self) -> None:
-        """Undo what a task did to the process and would trip the next one."""
-        self._output.restore()
-        if signal.getsignal(signal.SIGTERM) is not self._term:
-            self._listen_for_term()
-        try:
-            moved = os.getcwd() != self._home
-        except OSError:  # it is gone
-            moved = True
-        if moved:
-            try:
-                os.chdir(self._home)
-            except OSError:
-                pass  # the host's directory was removed; the next task finds itself where this one was
-        if os.environ != self._environment:
-            os.environ.clear()
-            os.environ.update(self._environment)
-
-    def _listen_for_term(self) -> None:
-        self._term = self._on_term  # bound once: `is` must recognise it
-        signal.signal(signal.SIGTERM, self._term)
-
     def _leave_term_alone(self) -> None:
         """In a child that a task forks: SIGTERM ends it, as it would anywhere else. `Pool.terminate()` relies on it."""
         if signal.getsignal(signal.SIGTERM) == self._term:
@@ -303,6 +285,15 @@ class Worker:
         packed = pack(message)
         with self._sending:
             self._connection.sendall(packed)
+
+
+def _hold_lock(path: str) -> None:
+    """Lock a file for the rest of this process's life, and for that of everything that it forks."""
+    import fcntl
+
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    os.write(fd, b"%d" % os.getpid())
 
 
 def _has_children() -> bool:

@@ -94,6 +94,21 @@ class Change:
     """What there is to say, where no try says it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A task instance as it stands in the record of a run that is taken up again."""
+
+    task: int
+    map_index: int
+    """-1: not mapped, or not expanded."""
+    state: TaskInstanceState
+    try_number: int = 0
+    uncounted_tries: int = 0
+    """Tries that use up no retry."""
+    is_in_try: bool = False
+    """Of one that is queued: whether it goes on with a try that was rescheduled."""
+
+
 class Expansion(NamedTuple):
     """What came of `expand`: the tasks that have `size` instances now (none if they were decided as they are)."""
 
@@ -117,7 +132,7 @@ _COLUMNS = {_S.SUCCESS: 0, _S.FAILED: 1, _S.SKIPPED: 2, _S.UPSTREAM_FAILED: 3}
 
 
 class RunCore:
-    """One run. Start it with `start()`; it is over when `finished` is true.
+    """One run. Start it with `start()`; it is over when `finished` is true. `restore` gives it the past of a run.
 
     After each call that returns changes, `expansions()` names the units that can be expanded now; the driver finds out
     how long they are and calls `expand`. `past_wanted()` names tasks that wait for word on the run before this one.
@@ -138,6 +153,8 @@ class RunCore:
         self.states: list[TaskInstanceState] = [_S.PENDING] * len(specs)
         self.try_numbers: list[int] = [0] * len(specs)
         """How many tries of each were claimed."""
+        self.uncounted_tries: list[int] = [0] * len(specs)
+        """How many of them use up no retry: an executor service died under them, or they are of a life before."""
         self.task_of: list[int] = list(range(len(specs)))
         """The task of each instance."""
         self.map_index_of: list[int] = [-1] * len(specs)
@@ -185,6 +202,7 @@ class RunCore:
         self._teardowns = [number for number, spec in enumerate(specs) if spec.is_teardown]
         self._unfinished = len(specs)
         self._started = False
+        self._is_restored = False
         for unit, one in enumerate(units):
             if one.length:
                 self._grow(unit, one.length)
@@ -254,17 +272,88 @@ class RunCore:
 
     # What happens
 
-    def start(self) -> list[Change]:
-        """Queue what can go at once. A second call changes nothing."""
+    def restore(self, recorded: Sequence[Recorded], ending: EndReason | None = None) -> None:
+        """Give a run that has not been started its recorded past; `ending` is why it was being ended early, if it was.
+
+        Every task has a record: one with map index -1, or one for each of its instances. None of them is running.
+        Raises ValueError for anything else. `start` then goes on from there.
+        """
+        if self._started or self._is_restored:
+            raise ValueError("the run has begun")
+        self._is_restored = True
+        self._check_complete(recorded)
+        # What ended unexpanded first: its end is every instance's of those that are expanded with it.
+        for one in recorded:
+            if one.map_index < 0:
+                self._put(one.task, one)
+        for unit, count in self._recorded_sizes(recorded).items():
+            self._grow(unit, count)
+        for one in recorded:
+            if one.map_index >= 0:
+                self._put(self.instance(one.task, one.map_index), one)
+        has_failed = any(
+            state is _S.FAILED and self._specs[self.task_of[index]].fails_run for index, state in enumerate(self.states)
+        )
+        self.ending = ending or (EndReason.FAIL_FAST if self._fail_fast and has_failed else None)
+
+    def _check_complete(self, recorded: Sequence[Recorded]) -> None:
+        seen: list[set[int]] = [set() for _ in self._specs]
+        for one in recorded:
+            if one.state is _S.RUNNING:
+                raise ValueError(f"{self._specs[one.task].name}: is recorded as running")
+            seen[one.task].add(one.map_index)
+        for task, indexes in enumerate(seen):
+            size = self._sizes[task] if self._expanded[task] else len(indexes)
+            if indexes != set(range(size)) and (indexes != {-1} or self._expanded[task]):
+                raise ValueError(f"{self._specs[task].name}: is recorded with the map indexes {sorted(indexes)}")
+
+    def _recorded_sizes(self, recorded: Sequence[Recorded]) -> dict[int, int]:
+        """Of each unit that is not expanded yet, but in the record: how many instances its tasks have."""
+        sizes: dict[int, int] = {}
+        for one in recorded:
+            unit = self._specs[one.task].unit
+            if one.map_index >= 0 and unit is not None and not self._expanded[one.task]:
+                sizes[unit] = max(sizes.get(unit, 0), one.map_index + 1)
+        return sizes
+
+    def _put(self, index: int, one: Recorded) -> None:
+        """Put an instance where its record says that it is."""
+        self.states[index] = one.state
+        self.try_numbers[index] = one.try_number
+        self.uncounted_tries[index] = one.uncounted_tries
+        if one.state is _S.QUEUED and one.is_in_try:
+            self._resumed.add(index)
+        if one.state.is_terminal:
+            self._unfinished -= 1
+            self.unended[self.task_of[index]] -= 1
+            self._count(index, one.state, set())
+
+    def start(self, decided: Sequence[tuple[int, Sequence[int]]] = ()) -> list[Change]:
+        """Queue what can go at once. A second call changes nothing.
+
+        `decided`: of a restored run, the instances of branches and short circuits that succeeded, and the tasks that
+        each decided to skip. They hold for what was not expanded then, and for what has been opened again.
+        """
         if self._started:
             return []
         self._started = True
+        if self._is_restored:
+            return self._go_on(decided)
         # The rule `always` looks at nothing, so it goes now whatever is upstream.
         return self._cascade(
             (task, ALL)
             for task, spec in enumerate(self._specs)
             if not spec.upstream or spec.options.trigger_rule is TriggerRule.ALWAYS
         )
+
+    def _go_on(self, decided: Sequence[tuple[int, Sequence[int]]]) -> list[Change]:
+        touched: set[tuple[int, int]] = {(task, ALL) for task in range(len(self._specs))}
+        changes = []
+        for index, skip in decided:
+            changes += self._skip_decided(Ended(index, _S.SUCCESS, skip=skip), touched)
+        if self.ending is not None:
+            return changes + self._end(self.ending, spare_teardowns=True)
+        return changes + self._cascade(touched)
 
     def claim(self, index: int) -> int:
         """Begin the next try of a queued task instance, or go on with a rescheduled one; returns its number, from 1."""
@@ -322,7 +411,8 @@ class RunCore:
             if not goes_on:
                 return Change(event.index, _S.SKIPPED, self.ending)
             return Change(event.index, event.state, None, event.delay_s or 0.0)
-        if event.state is _S.FAILED and event.may_retry and goes_on and number <= spec.options.retries:
+        counted = number - self.uncounted_tries[event.index]
+        if event.state is _S.FAILED and event.may_retry and goes_on and counted <= spec.options.retries:
             delay = event.delay_s
             if delay is None:
                 delay = retry_delay_s(spec.options, number, f"{self._identity}/{self.name_of(event.index)}")
@@ -376,6 +466,16 @@ class RunCore:
         if (self.ending is not None and spare_teardowns) or (self._started and self.finished):
             return []
         return self._end(self.ending or reason, spare_teardowns=spare_teardowns)
+
+    def cancel(self, indexes: Iterable[int]) -> list[Change]:
+        """Skip those of the instances that have not begun. What is running is up to the caller, and what has ended is
+        left as it is; the rest of the run goes on by its rules."""
+        changes = []
+        touched: set[tuple[int, int]] = set()
+        for index in indexes:
+            if self.states[index] in _WAITING:
+                changes.append(self._decide(index, _S.SKIPPED, touched, reason=EndReason.CANCELLED))
+        return changes + self._cascade(touched)
 
     def is_spared(self, index: int) -> bool:
         """Whether a run that is being ended early lets this one go on: it is a teardown, and these are spared."""
@@ -436,6 +536,7 @@ class RunCore:
             self.map_index_of[task] = 0
             self.states += [_S.PENDING] * (count - 1)
             self.try_numbers += [0] * (count - 1)
+            self.uncounted_tries += [0] * (count - 1)
             self.task_of += [task] * (count - 1)
             self.map_index_of += range(1, count)
             self.unended[task] += count - 1
@@ -575,7 +676,12 @@ class RunCore:
         return SetupCounts(states.count(_S.SUCCESS), states.count(_S.SKIPPED), len(states))
 
     def _decide(
-        self, index: int, target: TaskInstanceState, touched: set[tuple[int, int]], error: str | None = None
+        self,
+        index: int,
+        target: TaskInstanceState,
+        touched: set[tuple[int, int]],
+        error: str | None = None,
+        reason: EndReason | None = None,
     ) -> Change:
         """Move an instance that no try moves."""
         if self.ending is not None and target is not _S.QUEUED:
@@ -584,7 +690,7 @@ class RunCore:
         self._own.pop(index, None)  # no rule is asked again
         if target.is_terminal:
             self._count(index, target, touched)
-        return Change(index, target, self.ending if target is _S.SKIPPED else None, error=error)
+        return Change(index, target, self.ending or reason if target is _S.SKIPPED else None, error=error)
 
     def _count(self, index: int, state: TaskInstanceState, touched: set[tuple[int, int]]) -> None:
         """Tell everything below that an instance has ended."""

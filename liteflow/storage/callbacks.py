@@ -24,6 +24,8 @@ class CallbackFacts(NamedTuple):
     task_instance_pk: int | None = None
     """None for one of the dag that no task instance brought about."""
     try_number: int | None = None
+    position: int = 0
+    """Which of the functions of that kind."""
 
 
 class DueCallback(NamedTuple):
@@ -33,6 +35,7 @@ class DueCallback(NamedTuple):
     kind: str
     task_instance_pk: int | None
     try_number: int | None
+    position: int
 
 
 def store_callbacks(session: Session, rows: Sequence[CallbackFacts], now_us: int) -> list[int]:
@@ -56,7 +59,13 @@ def delete_callbacks(session: Session, ids: Sequence[int]) -> None:
 def due_callbacks(session: Session, run_pk: int) -> list[DueCallback]:
     """The callbacks of a run that have not ended, in the order in which they became due."""
     rows = session.execute(
-        select(_CALLBACK.c.id, _CALLBACK.c.kind, _CALLBACK.c.task_instance_pk, _CALLBACK.c.try_number)
+        select(
+            _CALLBACK.c.id,
+            _CALLBACK.c.kind,
+            _CALLBACK.c.task_instance_pk,
+            _CALLBACK.c.try_number,
+            _CALLBACK.c.position,
+        )
         .where(_CALLBACK.c.run_pk == run_pk)
         .order_by(_CALLBACK.c.id)
     )

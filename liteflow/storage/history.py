@@ -6,8 +6,8 @@ read what they list and nothing more, and never decode an XCom.
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,21 +15,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, exists, func, or_, select
+from sqlalchemy import delete, exists, func, or_, select, type_coerce
 from sqlalchemy.orm import Session, aliased
+from sqlalchemy.types import NullType
 
-from liteflow.authoring.ids import did_you_mean
+from liteflow.authoring.ids import MAX_LENGTH, did_you_mean, shown
 from liteflow.errors import AmbiguousRunError, NotFoundError, XComDecodeError
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage import models
-from liteflow.storage.engine import Database
-from liteflow.storage.recording import request_cancel
+from liteflow.storage.checked import checked, names, refuse_strange_schema, refusing_strange_values
+from liteflow.storage.engine import Database, default_db_path
+from liteflow.storage.recording import end_unowned_run, request_cancel, request_cancel_of_task, text_for_database
 from liteflow.storage.schema import open_database
 from liteflow.storage.values import task_values
 from liteflow.storage.xcoms import decode
 
 MOST_CANDIDATES = 20
 """How many runs an ambiguous beginning of an id lists."""
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,22 @@ class DagInfo:
     dag_id: str
     description: str | None
     tags: tuple[str, ...]
-    params: dict[str, Any]
-    """The defaults. What only code can decode is missing."""
+    params_json: str = field(repr=False)
     file: str | None
     runs: int
     latest: DagRun | None
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The defaults; empty when they cannot be decoded here.
+
+        Decoding may import modules and load files that the database names: only for databases that you trust.
+        """
+        try:
+            found: dict[str, Any] = decode("json", self.params_json.encode())
+        except XComDecodeError:
+            return {}
+        return found
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,11 @@ class Owner:
     pid: int
     process_started_at: int | None
     ended_at: datetime | None
+
+    def __post_init__(self) -> None:
+        # The token becomes the name of a file, and the kernel is asked for the process.
+        if not _TOKEN.fullmatch(checked(self).token) or not 0 < self.pid < 2**31:
+            raise ValueError(f"{shown(self.token)}, process {self.pid}, is no executor")
 
 
 OWNER_COLUMNS = (
@@ -165,7 +185,10 @@ class DagRun:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The params with which it ran, defaults included."""
+        """The params with which it ran, defaults included.
+
+        Decoding may import modules and load files that the database names: only for databases that you trust.
+        """
         found: dict[str, Any] = decode("json", self.params_json.encode())
         return found
 
@@ -211,52 +234,68 @@ class DagRun:
     def cancel(self) -> None:
         """Ask for the run's end: what runs is told to end and killed after its grace, the rest is skipped.
 
-        Works from any process. Returns at once; a run that is over stays as it is.
+        Works from any process. Returns at once; a run that is over stays as it is. One that was interrupted is
+        cancelled by whoever goes on with it.
         """
         self.history.cancel(self.pk)
 
+    def cancel_task(self, task_id: str, map_index: int | None = None) -> int:
+        """Ask for the end of one task, or one of its instances; what is below it goes by its trigger rules.
+
+        Works from any process. Returns at once, with how many task instances were not over. Raises NotFoundError when
+        the run has no such task or instance.
+        """
+        return self.history.cancel_task(self, task_id, map_index)
+
 
 class History:
-    """Reads one database. Its methods open a read scope each. The database should not be pooled: nobody closes it."""
+    """Reads one database. Its methods open a read scope each. The database should not be pooled: nobody closes it.
+
+    StorageError when rows hold what no liteflow writes.
+    """
 
     def __init__(self, database: Database) -> None:
         self.database = database
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A read scope of the database in which what cannot be made of its rows becomes a StorageError."""
+        with refusing_strange_values(self.database.path), self.database.read() as session:
+            yield session
 
     # Dags
 
     def dag(self, dag_id: str) -> DagInfo:
         """One dag. Raises NotFoundError with the nearest id."""
-        with self.database.read() as session:
-            row = session.scalar(select(models.DagModel).where(models.DagModel.dag_id == dag_id))
+        with self.read() as session:
+            row = session.scalar(select(models.DagModel).where(models.DagModel.dag_id == text_for_database(dag_id)))
             if row is None:
                 known = list(session.scalars(select(models.DagModel.dag_id)))
                 raise NotFoundError(
-                    f"{self.database.path}: no dag {dag_id!r} has run here{did_you_mean(dag_id, known)}",
+                    f"{self.database.path}: no dag {_quoted(dag_id)} has run here{did_you_mean(dag_id, known)}",
                     identifier=dag_id,
                 )
             return self._dag_info(session, row)
 
     def dags(self) -> list[DagInfo]:
         """All dags, by id."""
-        with self.database.read() as session:
+        with self.read() as session:
             rows = session.scalars(select(models.DagModel).order_by(models.DagModel.dag_id)).all()
             return [self._dag_info(session, row) for row in rows]
 
     def _dag_info(self, session: Session, row: models.DagModel) -> DagInfo:
         count = session.scalar(select(func.count()).select_from(models.DagRun).where(models.DagRun.dag_pk == row.id))
         latest = self._select_runs(session, models.DagRun.dag_pk == row.id, limit=1)
-        try:
-            params = decode("json", row.params.encode())
-        except XComDecodeError:
-            params = {}
-        return DagInfo(
-            row.dag_id,
-            row.description,
-            tuple(json.loads(row.tags)),
-            params,
-            row.file,
-            count or 0,
-            latest[0] if latest else None,
+        return checked(
+            DagInfo(
+                row.dag_id,
+                row.description,
+                names(row.tags),
+                row.params,
+                row.file,
+                count or 0,
+                latest[0] if latest else None,
+            )
         )
 
     # Runs
@@ -265,15 +304,15 @@ class History:
         """Runs, newest first. Raises ValueError for a state that there is not."""
         conditions: list[Any] = []
         if dag_id is not None:
-            conditions.append(models.DagModel.dag_id == dag_id)
+            conditions.append(models.DagModel.dag_id == text_for_database(dag_id))
         if state is not None:
             conditions.append(models.DagRun.state == RunState(state))
-        with self.database.read() as session:
+        with self.read() as session:
             return self._select_runs(session, *conditions, limit=limit)
 
     def run(self, pk: int) -> DagRun:
         """The run of that key. Raises NotFoundError when it was deleted."""
-        with self.database.read() as session:
+        with self.read() as session:
             found = self._select_runs(session, models.DagRun.id == pk)
         if not found:
             raise NotFoundError(f"{self.database.path}: the run is not there any more", identifier=str(pk))
@@ -284,7 +323,8 @@ class History:
 
         Tried in that order. Raises AmbiguousRunError, which lists the candidates, and NotFoundError.
         """
-        with self.database.read() as session:
+        identifier = text_for_database(identifier)
+        with self.read() as session:
             dag_id, slash, run_id = identifier.partition("/")
             if slash:
                 found = self._select_runs(
@@ -308,7 +348,8 @@ class History:
             latest = self._select_runs(session, models.DagModel.dag_id == identifier, limit=1)
             if is_dag and not latest:
                 raise NotFoundError(
-                    f"{self.database.path}: dag {identifier!r} has no run yet. Start one with: liteflow run FILE",
+                    f"{self.database.path}: dag {_quoted(identifier)} has no run yet. Start one with: "
+                    "liteflow run FILE",
                     identifier=identifier,
                 )
             return self._only(identifier, latest, session)
@@ -317,17 +358,18 @@ class History:
         if len(found) == 1:
             return found[0]
         if found:
-            names = tuple(f"{run.dag_id}/{run.run_id}" for run in found)
-            more = ", ..." if len(names) == MOST_CANDIDATES else ""
+            candidates = tuple(f"{run.dag_id}/{run.run_id}" for run in found)
+            more = ", ..." if len(candidates) == MOST_CANDIDATES else ""
             raise AmbiguousRunError(
-                f"{identifier!r} could be any of: {', '.join(names)}{more}",
+                f"{_quoted(identifier)} could be any of: {', '.join(candidates)}{more}",
                 identifier=identifier,
-                candidates=names,
+                candidates=candidates,
             )
         known = [*session.scalars(select(models.DagModel.dag_id))]
         known += session.scalars(select(models.DagRun.run_id).order_by(models.DagRun.id.desc()).limit(200))
         raise NotFoundError(
-            f"{self.database.path}: no run or dag {identifier!r}{did_you_mean(identifier, known)}. See: liteflow runs",
+            f"{self.database.path}: no run or dag {_quoted(identifier)}{did_you_mean(identifier, known)}. "
+            "See: liteflow runs",
             identifier=identifier,
         )
 
@@ -344,28 +386,48 @@ class History:
         return [self._run_view(row, dag_id, owner) for row, dag_id, owner in rows]
 
     def _run_view(self, row: models.DagRun, dag_id: str, owner: models.ExecutorRecord | None) -> DagRun:
-        return DagRun(
-            run_id=row.run_id,
-            dag_id=dag_id,
-            state=row.state,
-            end_reason=row.end_reason,
-            logical_date=row.logical_date,
-            created_at=row.created_at,
-            started_at=row.started_at,
-            ended_at=row.ended_at,
-            params_json=row.params,
-            structure_digest=row.structure_digest,
-            owner=None
+        driver = (
+            None
             if owner is None
-            else Owner(owner.id, owner.token, owner.host, owner.pid, owner.process_started_at, owner.ended_at),
-            pk=row.id,
-            history=self,
+            else Owner(owner.id, owner.token, owner.host, owner.pid, owner.process_started_at, owner.ended_at)
+        )
+        return checked(
+            DagRun(
+                run_id=row.run_id,
+                dag_id=dag_id,
+                state=row.state,
+                end_reason=row.end_reason,
+                logical_date=row.logical_date,
+                created_at=row.created_at,
+                started_at=row.started_at,
+                ended_at=row.ended_at,
+                params_json=row.params,
+                structure_digest=row.structure_digest,
+                owner=driver,
+                pk=row.id,
+                history=self,
+            )
         )
 
     def cancel(self, pk: int) -> RunState:
         """Ask for a run's end; returns the state that it has now."""
         with self.database.write(durable=True) as session:
             return request_cancel(session, pk, time.time_ns() // 1000)
+
+    def cancel_task(self, run: DagRun, task_id: str, map_index: int | None = None) -> int:
+        """See `DagRun.cancel_task`."""
+        with self.database.write(durable=True) as session:
+            _instances_of(session, run, task_id, map_index)
+            return request_cancel_of_task(session, run.pk, task_id, map_index, time.time_ns() // 1000)
+
+    def end_interrupted(self, run: DagRun) -> bool:
+        """End a run as cancelled whose owner is gone; False when somebody has taken it up.
+
+        The caller has made sure that the owner is gone, and what it ran. No teardown runs, and no callback.
+        """
+        with self.database.write(durable=True) as session:
+            owner_pk = run.owner.pk if run.owner is not None else None
+            return end_unowned_run(session, run.pk, owner_pk, time.time_ns() // 1000)
 
     def delete_run(self, pk: int) -> None:
         """Delete a run with its task instances, tries, XComs and logs. The caller has made sure that it is over."""
@@ -382,16 +444,18 @@ class History:
     def task_instances(self, run_pk: int) -> list[TaskInstanceInfo]:
         """All task instances of a run, upstream before downstream, those of a mapped task by map index."""
         ti = models.TaskInstance
-        with self.database.read() as session:
+        with self.read() as session:
             rows = session.scalars(select(ti).where(ti.run_pk == run_pk).order_by(*_task_order()))
             return [_instance_view(row) for row in rows]
 
     def task_instance(self, run: DagRun, task_id: str, map_index: int = -1) -> TaskInstanceInfo:
         """One task instance. Raises NotFoundError with the nearest id."""
         ti = models.TaskInstance
-        with self.database.read() as session:
+        with self.read() as session:
             row = session.scalar(
-                select(ti).where(ti.run_pk == run.pk, ti.task_id == task_id, ti.map_index == map_index)
+                select(ti).where(
+                    ti.run_pk == run.pk, ti.task_id == text_for_database(task_id), ti.map_index == map_index
+                )
             )
             if row is None:
                 raise _no_instance(session, run, task_id, map_index)
@@ -400,7 +464,7 @@ class History:
     def tries(self, run_pk: int) -> list[TryInfo]:
         """Superseded tries of a run, oldest first."""
         old, ti = models.TaskTry, models.TaskInstance
-        with self.database.read() as session:
+        with self.read() as session:
             rows = session.execute(
                 select(ti.task_id, ti.map_index, old)
                 .join(ti, ti.id == old.task_instance_pk)
@@ -408,15 +472,17 @@ class History:
                 .order_by(old.id)
             )
             return [
-                TryInfo(
-                    task_id,
-                    map_index,
-                    row.try_number,
-                    row.state,
-                    row.end_reason,
-                    row.error,
-                    row.started_at,
-                    row.ended_at,
+                checked(
+                    TryInfo(
+                        task_id,
+                        map_index,
+                        row.try_number,
+                        row.state,
+                        row.end_reason,
+                        row.error,
+                        row.started_at,
+                        row.ended_at,
+                    )
                 )
                 for task_id, map_index, row in rows
             ]
@@ -424,8 +490,8 @@ class History:
     def xcom(self, run: DagRun, task_id: str, key: str, map_index: int, *, raw: bool) -> Any:
         """See `DagRun.xcom`."""
         wanted = None if map_index == -1 else map_index
-        with self.database.read() as session:
-            found = task_values(session, run.pk, task_id, key, wanted)
+        with self.read() as session:
+            found = task_values(session, run.pk, text_for_database(task_id), key, wanted)
             if not found:
                 raise _no_instance(session, run, task_id, map_index)
         values = [
@@ -439,35 +505,46 @@ class History:
     def xcoms(self, run: DagRun, task_id: str | None = None, map_index: int | None = None) -> list[XComInfo]:
         """Every XCom of a run, of one of its tasks or of one instance, by task, map index and key."""
         xcom, ti = models.XCom, models.TaskInstance
-        with self.database.read() as session:
+        _check_map_index(task_id, map_index)
+        with self.read() as session:
             rows = session.execute(
-                select(ti.task_id, ti.map_index, xcom.key, xcom.encoding, xcom.size_bytes, xcom.value)
+                select(ti.task_id, ti.map_index, xcom.key, xcom.encoding, xcom.size_bytes, _as_it_is(xcom.value))
                 .join(ti, ti.id == xcom.task_instance_pk)
                 .where(*_instances_of(session, run, task_id, map_index))
                 .order_by(*_task_order(), xcom.key)
             )
-            return [XComInfo(*row) for row in rows]
+            return [checked(XComInfo(*row)) for row in rows]
 
     def logs(self, run: DagRun, task_id: str | None = None, map_index: int | None = None) -> list[LogEntry]:
         """See `DagRun.logs`."""
         log, ti = models.LogRecord, models.TaskInstance
-        with self.database.read() as session:
+        _check_map_index(task_id, map_index)
+        with self.read() as session:
             rows = session.execute(
                 select(ti.task_id, ti.map_index, log.try_number, log.at, log.level, log.logger, log.message)
                 .join(ti, ti.id == log.task_instance_pk)
                 .where(*_instances_of(session, run, task_id, map_index))
                 .order_by(log.id)
             )
-            return [LogEntry(*row) for row in rows]
+            return [checked(LogEntry(*row)) for row in rows]
 
     def active_runs(self, dag_id: str) -> list[DagRun]:
         """Runs of a dag that are queued or running."""
-        with self.database.read() as session:
+        with self.read() as session:
             return self._select_runs(
                 session,
-                models.DagModel.dag_id == dag_id,
+                models.DagModel.dag_id == text_for_database(dag_id),
                 or_(models.DagRun.state == RunState.QUEUED, models.DagRun.state == RunState.RUNNING),
             )
+
+
+def _quoted(identifier: str) -> str:
+    return shown(identifier, MAX_LENGTH + 50)
+
+
+def _as_it_is(column: Any) -> Any:
+    """The column without SQLAlchemy's conversion, which would make as many zeros of a number as it says."""
+    return type_coerce(column, NullType())
 
 
 def _task_order() -> tuple[Any, Any]:
@@ -487,15 +564,18 @@ def _task_order() -> tuple[Any, Any]:
     return place, ti.map_index
 
 
+def _check_map_index(task_id: str | None, map_index: int | None) -> None:
+    if task_id is None and map_index is not None:
+        raise ValueError(f"map_index={map_index} needs a task_id")
+
+
 def _instances_of(session: Session, run: DagRun, task_id: str | None, map_index: int | None = None) -> list[Any]:
     """The conditions for a run's task instances, those of a task, or one. Raises NotFoundError if there is none."""
     ti = models.TaskInstance
     conditions: list[Any] = [ti.run_pk == run.pk]
     if task_id is None:
-        if map_index is not None:
-            raise ValueError(f"map_index={map_index} needs a task_id")
         return conditions
-    conditions.append(ti.task_id == task_id)
+    conditions.append(ti.task_id == text_for_database(task_id))
     if map_index is not None:
         conditions.append(ti.map_index == map_index)
     if not session.scalar(select(exists().where(*conditions))):
@@ -506,43 +586,52 @@ def _instances_of(session: Session, run: DagRun, task_id: str | None, map_index:
 def _no_instance(session: Session, run: DagRun, task_id: str, map_index: int) -> NotFoundError:
     """The error that tells a task that is not there from a map index that it has not."""
     ti = models.TaskInstance
-    where = f"run {run.run_id!r} of dag {run.dag_id!r}"
+    where = f"run {_quoted(run.run_id)} of dag {_quoted(run.dag_id)}"
+    task = _quoted(task_id)
     first, last = session.execute(
-        select(func.min(ti.map_index), func.max(ti.map_index)).where(ti.run_pk == run.pk, ti.task_id == task_id)
+        select(func.min(ti.map_index), func.max(ti.map_index)).where(
+            ti.run_pk == run.pk, ti.task_id == text_for_database(task_id)
+        )
     ).one()
     if first is None:
         known = sorted(set(session.scalars(select(ti.task_id).where(ti.run_pk == run.pk))))
-        message = f"{where} has no task {task_id!r}{did_you_mean(task_id, known)}"
+        message = f"{where} has no task {task}{did_you_mean(task_id, known)}"
     elif first == -1:
-        message = f"{where}: task {task_id!r} was not expanded; it has no map index {map_index}"
+        message = f"{where}: task {task} was not expanded; it has no map index {map_index}"
     else:
-        message = f"{where}: task {task_id!r} was expanded; name one of its map indexes, 0 to {last}"
+        message = f"{where}: task {task} was expanded; name one of its map indexes, 0 to {last}"
     return NotFoundError(message, identifier=task_id)
 
 
 def _instance_view(row: models.TaskInstance) -> TaskInstanceInfo:
-    return TaskInstanceInfo(
-        task_id=row.task_id,
-        map_index=row.map_index,
-        state=row.state,
-        try_number=row.try_number,
-        end_reason=row.end_reason,
-        error=row.error,
-        upstream=tuple(json.loads(row.upstream)),
-        trigger_rule=row.trigger_rule,
-        started_at=row.started_at,
-        ended_at=row.ended_at,
-        due_at=row.due_at,
-        rendered_map_index=row.rendered_map_index,
-        pool=row.pool,
-        reschedules=row.reschedules,
-        pk=row.id,
+    return checked(
+        TaskInstanceInfo(
+            task_id=row.task_id,
+            map_index=row.map_index,
+            state=row.state,
+            try_number=row.try_number,
+            end_reason=row.end_reason,
+            error=row.error,
+            upstream=names(row.upstream),
+            trigger_rule=row.trigger_rule,
+            started_at=row.started_at,
+            ended_at=row.ended_at,
+            due_at=row.due_at,
+            rendered_map_index=row.rendered_map_index,
+            pool=row.pool,
+            reschedules=row.reschedules,
+            pk=row.id,
+        )
     )
 
 
 def open_history(db_path: str | os.PathLike[str] | None = None) -> History:
     """The history in a database that exists. Raises StorageError in its three kinds when it cannot be used."""
-    return History(open_database(db_path, pooled=False))
+    with refusing_strange_values(os.fspath(db_path or default_db_path())):  # SQLite quotes a broken schema as it is
+        history = History(open_database(db_path, pooled=False))
+    with history.read() as session:
+        refuse_strange_schema(session, history.database.path)
+    return history
 
 
 @contextmanager

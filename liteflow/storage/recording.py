@@ -13,11 +13,11 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, case, func, insert, or_, select, update
+from sqlalchemy import bindparam, case, delete, exists, func, insert, or_, select, update
 from sqlalchemy.orm import Session
 
-from liteflow.states import EndReason, RunState, TaskInstanceState, sources_of
-from liteflow.storage.models import DagModel, DagRun, ExecutorRecord, LogRecord, TaskInstance, TaskTry, XCom
+from liteflow.states import UNFINISHED, EndReason, RunState, TaskInstanceState, sources_of
+from liteflow.storage.models import Callback, DagModel, DagRun, ExecutorRecord, LogRecord, TaskInstance, TaskTry, XCom
 from liteflow.storage.statements import changed, in_groups, next_keys, table_of
 
 _S = TaskInstanceState
@@ -72,6 +72,7 @@ class TryEnded(NamedTuple):
     due_us: int | None
     rendered_map_index: str | None = None
     """The label of a mapped task instance; None leaves the one that it has."""
+    peak_rss_bytes: int | None = None
 
 
 def text_for_database(text: str) -> str:
@@ -145,6 +146,78 @@ def create_run(
     return run_pk, _insert_instances(session, rows)
 
 
+def add_instances(session: Session, run_pk: int, task: TaskFacts, map_indexes: range, generation: int = 0) -> list[int]:
+    """Pending task instances of a task in a run that goes on; returns their keys by map index.
+
+    Those that were removed from the run come back, in a new generation, with their tries and logs.
+    """
+    ti = TaskInstance
+    gone = select(ti.map_index, ti.id).where(ti.run_pk == run_pk, ti.task_id == task.task_id, ti.state == _S.REMOVED)
+    removed = {row.map_index: row.id for row in session.execute(gone)}
+    first, other = map_indexes.start, -1 - map_indexes.start
+    if map_indexes and first not in removed and first in (-1, 0) and other in removed:
+        # Once expanded and now not, or the other way round: one row stands for both.
+        removed[first] = removed.pop(other)
+        session.execute(update(ti).where(ti.id == removed[first]).values(map_index=first))
+    back = [pk for index, pk in removed.items() if index in map_indexes]
+    reopen(session, back)
+    rows = _instance_rows(run_pk, task, map_indexes, generation=generation)
+    fresh = iter(_insert_instances(session, [row for row in rows if row["map_index"] not in removed]))
+    return [removed[index] if index in removed else next(fresh) for index in map_indexes]
+
+
+def keep_latest_tries(session: Session, pks: Sequence[int]) -> None:
+    """Copy the latest tries of task instances, which are over, to where tries are that were followed by another."""
+    ti, old = TaskInstance, TaskTry
+    copied = ("try_number", "generation", "state", "end_reason", "error", "started_at", "ended_at", "peak_rss_bytes")
+    for some in in_groups(pks):
+        kept = exists().where(old.task_instance_pk == ti.id, old.try_number == ti.try_number)
+        # A try that is followed by another one failed, unless its task instance says that it went well.
+        state = case((ti.state == _S.SUCCESS, ti.state), else_=bindparam("failed", _S.FAILED, type_=ti.state.type))
+        values = [state if name == "state" else getattr(ti, name) for name in copied]
+        session.execute(
+            insert(old).from_select(
+                ["task_instance_pk", *copied],
+                select(ti.id, *values).where(ti.id.in_(some), ti.try_number > 0, ~kept),
+            )
+        )
+
+
+def reopen(session: Session, pks: Sequence[int]) -> None:
+    """Make task instances that are over pending again, in a new generation: with all their retries, without XComs.
+
+    Their tries and logs are kept.
+    """
+    keep_latest_tries(session, pks)
+    for some in in_groups(pks):
+        session.execute(delete(XCom).where(XCom.task_instance_pk.in_(some)))
+        session.execute(
+            update(TaskInstance)
+            .where(TaskInstance.id.in_(some))
+            .values(
+                state=_S.PENDING,
+                generation=TaskInstance.generation + 1,
+                uncounted_tries=TaskInstance.try_number,
+                crashes=0,
+                **_UNTRIED,
+            )
+        )
+
+
+_UNTRIED = {
+    "end_reason": None,
+    "error": None,
+    "executor_pk": None,
+    "due_at": None,
+    "started_at": None,
+    "ended_at": None,
+    "reschedules": 0,
+    "cancel_requested_at": None,
+    "peak_rss_bytes": None,
+}
+"""What a task instance has of a try before the first one of its generation."""
+
+
 def expand_instance(session: Session, run_pk: int, pk: int, task: TaskFacts, count: int) -> list[int]:
     """Make `count` task instances (1 or more) of one whose length is known now; returns their keys by map index.
 
@@ -167,8 +240,7 @@ def expand_instance(session: Session, run_pk: int, pk: int, task: TaskFacts, cou
     ).one_or_none()
     if found is None:
         return []
-    rows = _instance_rows(run_pk, task, range(1, count), generation=found.generation)
-    return [pk, *_insert_instances(session, rows)]
+    return [pk, *add_instances(session, run_pk, task, range(1, count), found.generation)]
 
 
 def _instance_rows(run_pk: int, task: TaskFacts, map_indexes: range, generation: int = 0) -> list[dict[str, Any]]:
@@ -233,6 +305,47 @@ def cancel_requested(session: Session, executor_pk: int) -> list[int]:
     )
 
 
+def cancelled_instances(session: Session, executor_pk: int) -> list[tuple[int, str, int]]:
+    """Task instances of this executor's runs that somebody wants to end: key of the run, task id, map index."""
+    rows = session.execute(
+        select(TaskInstance.run_pk, TaskInstance.task_id, TaskInstance.map_index)
+        .join(DagRun, DagRun.id == TaskInstance.run_pk)
+        .where(
+            TaskInstance.cancel_requested_at.is_not(None),
+            TaskInstance.state.in_(UNFINISHED),
+            DagRun.executor_pk == executor_pk,
+            DagRun.state == RunState.RUNNING,
+        )
+    )
+    return [(run_pk, task_id, map_index) for run_pk, task_id, map_index in rows]
+
+
+def request_cancel_of_task(session: Session, run_pk: int, task_id: str, map_index: int | None, now_us: int) -> int:
+    """Ask whoever drives the run to end a task, or one of its instances; returns how many are not over yet."""
+    one = [] if map_index is None else [TaskInstance.map_index == map_index]
+    result = session.execute(
+        update(TaskInstance)
+        .where(
+            TaskInstance.run_pk == run_pk,
+            TaskInstance.task_id == task_id,
+            TaskInstance.state.in_(UNFINISHED),
+            *one,
+        )
+        .values(cancel_requested_at=func.coalesce(TaskInstance.cancel_requested_at, now_us))
+    )
+    return changed(result)
+
+
+def note_cancelled(session: Session, run_pks: Sequence[int], now_us: int) -> None:
+    """Runs that are being cancelled: whoever takes one up, should its owner die, goes on cancelling it."""
+    for some in in_groups(run_pks):
+        session.execute(
+            update(DagRun)
+            .where(DagRun.id.in_(some))
+            .values(cancel_requested_at=func.coalesce(DagRun.cancel_requested_at, now_us))
+        )
+
+
 def request_cancel(session: Session, run_pk: int, now_us: int) -> RunState:
     """Ask whoever drives the run to end it; a run that nobody drives yet is ended here. Returns its state now."""
     session.execute(
@@ -256,6 +369,35 @@ def request_cancel(session: Session, run_pk: int, now_us: int) -> RunState:
     return state
 
 
+def end_unowned_run(session: Session, run_pk: int, executor_pk: int | None, now_us: int) -> bool:
+    """End a run as cancelled whose executor is gone; False if the run is not that executor's any more, or over."""
+    result = session.execute(
+        update(DagRun)
+        .where(
+            DagRun.id == run_pk,
+            DagRun.state.in_([RunState.QUEUED, RunState.RUNNING]),
+            DagRun.executor_pk.is_not_distinct_from(executor_pk),
+        )
+        .values(
+            state=RunState.FAILED,
+            end_reason=EndReason.CANCELLED,
+            ended_at=now_us,
+            cancel_requested_at=func.coalesce(DagRun.cancel_requested_at, now_us),
+        )
+    )
+    if not changed(result):
+        return False
+    for sources, state in (((_S.RUNNING,), _S.FAILED), (UNFINISHED - {_S.RUNNING}, _S.SKIPPED)):
+        session.execute(
+            update(TaskInstance)
+            .where(TaskInstance.run_pk == run_pk, TaskInstance.state.in_(sources))
+            .values(state=state, end_reason=EndReason.CANCELLED, ended_at=now_us, due_at=None)
+            .execution_options(synchronize_session=False)
+        )
+    session.execute(delete(Callback).where(Callback.run_pk == run_pk))
+    return True
+
+
 def end_run(session: Session, run_pk: int, state: RunState, reason: EndReason | None, now_us: int) -> None:
     """The run is over."""
     session.execute(update(DagRun).where(DagRun.id == run_pk).values(state=state, end_reason=reason, ended_at=now_us))
@@ -263,32 +405,7 @@ def end_run(session: Session, run_pk: int, state: RunState, reason: EndReason | 
 
 def claim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -> None:
     """Begin tries: pairs of a task instance's key and the number of the try. The try before, if any, is kept."""
-    again = [pk for pk, try_number in rows if try_number > 1]
-    for some in in_groups(again):
-        session.execute(
-            insert(TaskTry).from_select(
-                [
-                    "task_instance_pk",
-                    "try_number",
-                    "generation",
-                    "state",
-                    "end_reason",
-                    "error",
-                    "started_at",
-                    "ended_at",
-                ],
-                select(
-                    TaskInstance.id,
-                    TaskInstance.try_number,
-                    TaskInstance.generation,
-                    bindparam("failed", _S.FAILED, type_=TaskTry.state.type),
-                    TaskInstance.end_reason,
-                    TaskInstance.error,
-                    TaskInstance.started_at,
-                    TaskInstance.ended_at,
-                ).where(TaskInstance.id.in_(some)),
-            )
-        )
+    keep_latest_tries(session, [pk for pk, try_number in rows if try_number > 1])
     if rows:
         session.connection().execute(
             _CLAIM,
@@ -359,6 +476,7 @@ def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -
                 "ended": row.ended_us,
                 "due": row.due_us,
                 "label": None if row.rendered_map_index is None else text_for_database(row.rendered_map_index),
+                "peak": row.peak_rss_bytes,
             }
             for row in rows
         ],
@@ -468,6 +586,7 @@ _CLAIM = (
         due_at=None,
         started_at=None,
         ended_at=None,
+        peak_rss_bytes=None,
         reschedules=0,
     )
 )
@@ -532,5 +651,6 @@ _ENDED = (
         ended_at=bindparam("ended"),
         due_at=bindparam("due"),
         rendered_map_index=func.coalesce(bindparam("label"), _TI.c.rendered_map_index),
+        peak_rss_bytes=bindparam("peak"),
     )
 )

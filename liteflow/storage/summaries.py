@@ -6,7 +6,6 @@ the run's rows inside the database. Functions work inside a read scope.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +15,7 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from liteflow.states import EndReason, TaskInstanceState
+from liteflow.storage.checked import checked, names
 from liteflow.storage.history import TryInfo
 from liteflow.storage.models import TaskInstance, TaskTry
 from liteflow.storage.statements import in_groups
@@ -96,16 +96,18 @@ def task_summaries(session: Session, run_pk: int) -> list[TaskSummary]:
 
 def _summary(task_id: str, rows: Sequence[Any]) -> TaskSummary:
     """One task, from a row for each state, the one with the lowest key first."""
-    return TaskSummary(
-        task_id=task_id,
-        is_mapped=any(row.last_index >= 0 for row in rows),
-        counts={row.state: row.count for row in rows},
-        upstream=tuple(json.loads(rows[0].upstream)),
-        try_number=max(row.try_number for row in rows),
-        started_at=min((row.started_at for row in rows if row.started_at), default=None),
-        ended_at=max((row.ended_at for row in rows if row.ended_at), default=None)
-        if all(row.state.is_terminal for row in rows)
-        else None,
+    return checked(
+        TaskSummary(
+            task_id=task_id,
+            is_mapped=any(row.last_index >= 0 for row in rows),
+            counts={row.state: row.count for row in rows},
+            upstream=names(rows[0].upstream),
+            try_number=max(row.try_number for row in rows),
+            started_at=min((row.started_at for row in rows if row.started_at), default=None),
+            ended_at=max((row.ended_at for row in rows if row.ended_at), default=None)
+            if all(row.state.is_terminal for row in rows)
+            else None,
+        )
     )
 
 
@@ -129,7 +131,7 @@ def listed_instances(
         )
     listed: dict[str, list[ListedInstance]] = {}
     for row in session.execute(statement.order_by(ti.task_id, ti.map_index)):
-        listed.setdefault(row.task_id, []).append(ListedInstance(*row))
+        listed.setdefault(row.task_id, []).append(checked(ListedInstance(*row)))
     return listed
 
 
@@ -157,7 +159,7 @@ def listed_tries(session: Session, run_pk: int, *, most: int | None) -> dict[tup
         statement = statement.where(ti.task_id.in_(few))
     tries: dict[tuple[str, int], list[TryInfo]] = {}
     for row in session.execute(statement):
-        tries.setdefault((row.task_id, row.map_index), []).append(TryInfo(*row))
+        tries.setdefault((row.task_id, row.map_index), []).append(checked(TryInfo(*row)))
     return tries
 
 

@@ -110,7 +110,10 @@ def decode(encoding: str, data: bytes) -> Any:
 def preview(encoding: str, data: bytes, *, length: int = 2000) -> str:
     """The value as text for people, cut to `length` characters. Never unpickles and never imports anything."""
     if encoding == ITEMS:
-        return _preview_items(EncodedItems(data), length)
+        try:
+            return _preview_items(EncodedItems(data), length)
+        except XComDecodeError:
+            return f"<{encoding}, damaged, {size_text(len(data))}>"
     if encoding != JSON:
         return f"<{encoding}, {size_text(len(data))}>"
     if len(data) > length:
@@ -123,11 +126,26 @@ def preview(encoding: str, data: bytes, *, length: int = 2000) -> str:
 
 
 def plain_json(encoding: str, data: bytes) -> Any:
-    """The value as JSON has it, tags and all, for programs; None where a pickle or bytes would have to be opened."""
+    """The value as JSON has it, tags and all, for programs; None where a pickle or bytes would have to be opened.
+
+    Raises XComDecodeError for what is no JSON, and for numbers that JSON does not have, such as NaN.
+    """
     if encoding == ITEMS:
         items = EncodedItems(data)
         return [plain_json(*items.item(number)) for number in range(len(items))]
-    return json.loads(data) if encoding == JSON else None
+    if encoding != JSON:
+        return None
+    try:
+        return json.loads(data, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise XComDecodeError(f"a stored value ({size_text(len(data))}) is no JSON: {_why(error)}") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number in JSON")
+    return number
 
 
 def size_text(size_bytes: int) -> str:
@@ -149,13 +167,27 @@ class EncodedItems:
     """A list, tuple or dict whose items are encoded one by one; of a dict they are pairs of key and value."""
 
     def __init__(self, data: bytes) -> None:
-        (size,) = _HEAD.unpack_from(data)
+        """Raises XComDecodeError for bytes that `encode_items` did not make."""
+        try:
+            (size,) = _HEAD.unpack_from(data)
+            header = json.loads(data[_HEAD.size : _HEAD.size + size])
+            self.kind: str = header["kind"]
+            """`list`, `tuple` or `dict`: what it is made into again."""
+            self._encodings: list[str] = header["encodings"]
+            sizes: list[int] = header["sizes"]
+            self._ends = list(accumulate(sizes, initial=_HEAD.size + size))
+            fits = (
+                self.kind in ("list", "tuple", "dict")
+                and {JSON, BYTES, PICKLE}.issuperset(self._encodings)
+                and len(self._encodings) in (min(1, len(sizes)), len(sizes))
+                and min(sizes, default=0) >= 0
+                and self._ends[-1] == len(data)
+            )
+        except (struct.error, ValueError, TypeError, LookupError, RecursionError) as error:
+            raise XComDecodeError(f"a stored list ({size_text(len(data))}) is damaged: {_why(error)}") from error
+        if not fits:
+            raise XComDecodeError(f"a stored list ({size_text(len(data))}) is damaged: its items do not fill it")
         self._data = data
-        header = json.loads(data[_HEAD.size : _HEAD.size + size])
-        self.kind: str = header["kind"]
-        """`list`, `tuple` or `dict`: what it is made into again."""
-        self._encodings: list[str] = header["encodings"]
-        self._ends = list(accumulate(header["sizes"], initial=_HEAD.size + size))
 
     def __len__(self) -> int:
         return len(self._ends) - 1

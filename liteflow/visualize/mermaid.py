@@ -33,16 +33,20 @@ COLOURS: dict[str, tuple[str, str, str]] = {
 
 _NOT_IN_COMMENT = re.compile(r"[^A-Za-z0-9 _.,/+=:~-]", re.ASCII)  # what no id has, for there are no codes in comments
 _SAFE = re.compile(r"[^A-Za-z0-9 _.,/+=-]", re.ASCII)
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def escape(text: str) -> str:
-    """The text as it may stand in a quoted label. Lone surrogates, which have no character, become U+FFFD."""
+    """The text as it may stand in a quoted label.
+
+    Controls, lone surrogates, which are no characters, and what turns the direction of writing become U+FFFD: as codes
+    they would be back once the label is drawn.
+    """
     return _SAFE.sub(lambda match: f"#{_code(match.group())};", text)
 
 
 def _code(character: str) -> int:
-    code = ord(character)
-    return 0xFFFD if 0xD800 <= code <= 0xDFFF or code < 0x20 else code
+    return 0xFFFD if _STEERING.match(character) else ord(character)
 
 
 def flowchart(picture: Picture, *, direction: str = "LR") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sqlite3
 from collections.abc import Callable
@@ -248,7 +249,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_cancels_the_run_of_the_command_line(
+def test_a_signal_stops_the_command_line_and_leaves_the_run_to_be_resumed(
     script: Make, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     made = script(WAITING)
@@ -261,9 +262,16 @@ def test_a_signal_cancels_the_run_of_the_command_line(
     _, err = process.communicate(timeout=30)
     assert process.returncode == code, err
     assert (tmp_path / "cleaned").exists(), "the task could clean up"
-    shown = liteflow("show", "waiting", "--db", "w.db", cwd=tmp_path).stdout
-    assert "failed (cancelled)" in shown
-    assert "skipped (cancelled)" in shown
+    assert f"Go on with it: liteflow run {made.path} --resume manual__" in err
+    shown = json.loads(liteflow("show", "waiting", "--db", "w.db", "--json", cwd=tmp_path).stdout)
+    assert shown["interrupted"]
+    assert [(one["state"], one["end_reason"]) for one in shown["task_instances"]] == [
+        ("queued", "cancelled"),
+        ("pending", None),
+    ]
+    made.path.write_text(WAITING.replace("threading.Event().wait(60)", "pass"))
+    resumed = liteflow("run", str(made.path), "--resume", "latest", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
 
 
 def test_a_run_whose_process_was_killed_shows_as_interrupted(script: Make, tmp_path: Path) -> None:
@@ -291,16 +299,6 @@ def test_a_run_of_the_same_id_in_another_process_is_waited_for(script: Make, tmp
     for process in (first, second):
         out, err = process.communicate(timeout=60)
         assert (out, err) == ("success 1\n", "")
-
-
-def test_an_interrupted_run_is_not_taken_for_a_finished_one(script: Make, tmp_path: Path) -> None:
-    made = script(WAITING.replace("dag.run()", "dag.run(run_id='x')"))
-    process = made.start()
-    wait_until((tmp_path / "begun").exists, "the task runs")
-    process.kill()
-    process.communicate()
-    again = made.run()
-    assert "was interrupted" in again.stderr
 
 
 def test_the_host_process_is_left_as_it_was(script: Make) -> None:

@@ -1,0 +1,408 @@
+"""Taking runs up again: those whose owner is gone, and those that failed and are to be tried once more.
+
+This is the one place for it, whether somebody asks for it (`dag.resume`, `dag.run` with the id of an interrupted run)
+or a service finds such a run of a dag that it knows. The order of steps is what keeps tries from overlapping: first
+every process of the last owner's tries is ended, then one transaction makes the run ours, ends these tries, puts
+their task instances back and opens what is to be opened; and only then does the loop hear of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from liteflow.authoring.mapping import Items
+from liteflow.authoring.task import BRANCH, SHORT_CIRCUIT
+from liteflow.errors import LiteflowError, RunConflictError, RunOwnedError
+from liteflow.execution.active import ActiveRun, Listener
+from liteflow.execution.differences import Differences, differences
+from liteflow.execution.liveness import end_leftovers, is_alive, state_of_owner
+from liteflow.execution.recorder import task_facts
+from liteflow.execution.turn import DueCallback
+from liteflow.scheduling.core import Recorded
+from liteflow.scheduling.reopening import Stood, to_reopen
+from liteflow.scheduling.skips import DECISION_KEY, skipped_by
+from liteflow.states import EndReason, RunState, TaskInstanceState
+from liteflow.storage import callbacks, recording, recovery
+from liteflow.storage.recovery import RecordedInstance, RecordedRun
+from liteflow.storage.xcoms import ITEMS, EncodedItems
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from liteflow.execution.prepared import PreparedDag
+    from liteflow.storage.engine import Database
+    from liteflow.storage.history import Owner
+
+_S = TaskInstanceState
+
+OWNER_DIED = "the executor service died while it ran"
+"""What is recorded of a try whose owner is gone."""
+
+LEFTOVERS_S = 5.0
+"""How long processes of the last owner's tries may take to be gone once they are killed."""
+
+_STATE_OF_KIND = {
+    "on_success": "success",
+    "on_failure": "failed",
+    "on_retry": "up_for_retry",
+    "on_skipped": "skipped",
+    "dag_on_success": "success",
+    "dag_on_failure": "failed",
+}
+
+
+@dataclass
+class TakenUp:
+    """A run that is ours now, for the loop to go on with."""
+
+    run: ActiveRun
+    decided: list[tuple[int, Sequence[int]]] = field(default_factory=list)
+    """Branches and short circuits that succeeded, and the tasks that each decided to skip."""
+    delays_s: list[tuple[int, float]] = field(default_factory=list)
+    """Retries and looks that are due: which instance, and in how many seconds."""
+    given_up: list[int] = field(default_factory=list)
+    """Instances that have failed now, since too many executor services died under them."""
+    due: list[tuple[int, DueCallback]] = field(default_factory=list)
+    """Callbacks that have not ended, each with its key."""
+
+
+class Recoverer:
+    """Takes up runs for one executor service."""
+
+    def __init__(self, database: Database, executor_pk: int) -> None:
+        self._database = database
+        self._executor_pk = executor_pk
+        self._refused: set[int] = set()
+        """Runs of which it was told why they cannot be taken up."""
+
+    def interrupted(self, digests: dict[tuple[str, str], PreparedDag]) -> list[tuple[PreparedDag, RecordedRun]]:
+        """The runs of these dags (by dag id and structure digest) that nobody drives any more, oldest first."""
+        if not digests:
+            return []
+        with self._database.read() as session:
+            found = recovery.unfinished_runs_of_others(session, self._executor_pk, {digest for _, digest in digests})
+        return [
+            (digests[run.dag_id, run.structure_digest], run)
+            for run in found
+            if (run.dag_id, run.structure_digest) in digests
+            and run.pk not in self._refused
+            and run.owner is not None
+            and not is_alive(self._database.path, run.owner)
+        ]
+
+    def take_up_unasked(self, prepared: PreparedDag, run: RecordedRun) -> TakenUp | None:
+        """As `take_up`; what cannot be taken up is told once in the log, and left alone."""
+        try:
+            return self.take_up(prepared, run)
+        except LiteflowError as error:
+            self._refused.add(run.pk)
+            logging.getLogger("liteflow").warning(
+                "run %s of dag %s was interrupted and is left as it is: %s", run.run_id, run.dag_id, error
+            )
+            return None
+
+    def take_up(
+        self,
+        prepared: PreparedDag,
+        run: RecordedRun,
+        *,
+        accept_changes: bool = False,
+        force: bool = False,
+        listener: Listener | None = None,
+    ) -> TakenUp | None:
+        """Make the run ours. None when it does not stand any more as `run` says: somebody else was first.
+
+        Raises RunOwnedError while its owner lives, unless `force`, and RunConflictError when the dag has changed,
+        unless `accept_changes`, or cannot go on at all.
+        """
+        owner = None if run.state.is_terminal else run.owner
+        if owner is not None:
+            self._refuse_living(run, owner, force)
+            self._end_tries_of(run, owner)
+        with self._database.write(durable=True) as session:
+            changes = self._changes(session, prepared, run, accept_changes)
+            if not recovery.take_over(session, run, self._executor_pk, _now_us()):
+                return None
+            given_up = recovery.put_back(
+                session,
+                _now_us(),
+                run_pk=run.pk,
+                reason=EndReason.CRASHED,
+                error=OWNER_DIED,
+                max_crashes=prepared.dag.max_crashes,
+            )
+            if changes:
+                _accept(session, prepared, run.pk, changes)
+            if run.state is RunState.FAILED:
+                _reopen(session, prepared, run)
+            taken = _rebuild(session, prepared, run, listener, given_up)
+        if owner is not None and force:
+            self._end_tries_of(run, owner)  # what it began before it lost the run
+        return taken
+
+    def _refuse_living(self, run: RecordedRun, owner: Owner, force: bool) -> None:
+        state = state_of_owner(self._database.path, owner)
+        if state == "dead" or (force and owner.pk != self._executor_pk):
+            return
+        how = "is stopped (SIGSTOP); let it go on, or take the run from it with --force (force=True)"
+        raise RunOwnedError(
+            f"run {run.run_id!r} of dag {run.dag_id!r} is driven by process {owner.pid} on {owner.host}, which "
+            + (how if state == "stopped" else "is alive; wait for it, or cancel the run first"),
+            run_id=run.run_id,
+            pid=owner.pid,
+        )
+
+    def _end_tries_of(self, run: RecordedRun, owner: Owner) -> None:
+        left = end_leftovers(self._database.path, owner.token, patience_s=LEFTOVERS_S)
+        if left:
+            which = ", ".join(str(pid) for pid in left if pid) or "unknown ones"
+            raise RunOwnedError(
+                f"run {run.run_id!r} of dag {run.dag_id!r}: processes of its last tries are still there and cannot be "
+                f"ended ({which}); end them and try again",
+                run_id=run.run_id,
+                pid=left[0],
+            )
+
+    def _changes(
+        self, session: Session, prepared: PreparedDag, run: RecordedRun, accept_changes: bool
+    ) -> Differences | None:
+        """How the dag differs from what the run began with. Raises RunConflictError if that is not accepted."""
+        found = differences(prepared, recovery.instances_of(session, run.pk), run.structure_digest)
+        if not found:
+            return None
+        where = f"dag {run.dag_id!r} is not what run {run.run_id!r} began with"
+        if found.hopeless:
+            raise RunConflictError(f"{where}: {found.hopeless}; start a new run", run_id=run.run_id)
+        if not accept_changes:
+            raise RunConflictError(
+                f"{where}: {found}. Go on with it as it is now: --accept-changes (accept_changes=True)",
+                run_id=run.run_id,
+            )
+        return found
+
+
+# Changing what is recorded
+
+
+def _accept(session: Session, prepared: PreparedDag, run_pk: int, changes: Differences) -> None:
+    recovery.remove(session, changes.removed_pks)
+    recovery.add(session, run_pk, [task_facts(prepared, prepared.number_of[task_id]) for task_id in changes.added])
+    for task_id, more in changes.longer.items():
+        recording.add_instances(session, run_pk, task_facts(prepared, prepared.number_of[task_id]), more)
+    tasks = {
+        task.task_id: (list(task.upstream_task_ids), task.options.trigger_rule.value)
+        for task in prepared.tasks
+        if task.task_id in changes.rewired
+    }
+    recovery.rewire(session, run_pk, tasks, prepared.digest)
+
+
+def _reopen(session: Session, prepared: PreparedDag, run: RecordedRun) -> None:
+    """Open what failed or was ended early, and what follows from that."""
+    recovery.forget_cancel(session, run.pk)
+    instances = _known(prepared, recovery.instances_of(session, run.pk))
+    stood = [
+        Stood(prepared.number_of[one.task_id], one.map_index, one.state, one.end_reason, one.try_number > 0)
+        for one in instances
+    ]
+    opened = to_reopen(prepared.specs, stood)
+    opened_tasks = {stood[position].task for position in opened}
+    collapsed: set[int] = set()
+    for number, unit in enumerate(prepared.unit_specs):
+        expanded = [position for position, one in enumerate(stood) if prepared.unit_of[one.task] == number]
+        expanded = [position for position in expanded if stood[position].map_index >= 0]
+        if unit.length is not None or not expanded or not opened_tasks.intersection(unit.sources):
+            continue
+        if any(position not in opened for position in expanded):
+            name = prepared.tasks[stood[expanded[0]].task].task_id
+            raise RunConflictError(
+                f"run {run.run_id!r} of dag {run.dag_id!r}: {name!r} is mapped over a value that would be made anew, "
+                "and has succeeded in part; start a new run",
+                run_id=run.run_id,
+            )
+        collapsed.update(expanded)
+        for task in prepared.units[number].tasks:
+            pks = [instances[position].pk for position in expanded if stood[position].task == task]
+            if pks:
+                recovery.collapse(session, pks)
+    recording.reopen(session, [instances[position].pk for position in sorted(opened - collapsed)])
+    _expand_stragglers(session, prepared, run.pk)
+
+
+def _expand_stragglers(session: Session, prepared: PreparedDag, run_pk: int) -> None:
+    """A task that was decided before its unit was expanded, and is open now, gets as many instances as the others."""
+    rows = _known(prepared, recovery.instances_of(session, run_pk))
+    sizes: dict[int, int] = {}
+    for one in rows:
+        unit = prepared.unit_of[prepared.number_of[one.task_id]]
+        if unit is not None and one.map_index >= 0:
+            sizes[unit] = max(sizes.get(unit, 0), one.map_index + 1)
+    for one in rows:
+        number = prepared.number_of[one.task_id]
+        unit = prepared.unit_of[number]
+        if unit in sizes and one.map_index < 0 and one.state is _S.PENDING:
+            assert unit is not None
+            recording.expand_instance(session, run_pk, one.pk, task_facts(prepared, number), sizes[unit])
+
+
+def _known(prepared: PreparedDag, instances: Sequence[RecordedInstance]) -> list[RecordedInstance]:
+    """Without those of tasks that are not in the dag any more, and beyond what a task is mapped over now."""
+    found = []
+    for one in instances:
+        number = prepared.number_of.get(one.task_id)
+        if number is None:
+            continue
+        unit = prepared.unit_of[number]
+        length = None if unit is None else prepared.unit_specs[unit].length
+        if not length or one.map_index < length:
+            found.append(one)
+    return found
+
+
+# Putting the run together again
+
+
+def _rebuild(
+    session: Session, prepared: PreparedDag, run: RecordedRun, listener: Listener | None, given_up: set[int]
+) -> TakenUp:
+    """The run as it is recorded now, in memory."""
+    instances = _known(prepared, recovery.instances_of(session, run.pk))
+    active = ActiveRun(
+        prepared,
+        pk=run.pk,
+        pks=None,
+        run_id=run.run_id,
+        logical_date=run.logical_date,
+        params_json=run.params_json,
+        created_us=_us(run.created_at),
+        listener=listener,
+    )
+    active.core.restore(
+        [
+            Recorded(
+                prepared.number_of[one.task_id],
+                one.map_index,
+                one.state,
+                one.try_number,
+                one.uncounted_tries,
+                one.is_in_try,
+            )
+            for one in instances
+        ],
+        _ending(run, instances),
+    )
+    index_of = {one.pk: active.index_of(one.task_id, one.map_index) for one in instances}
+    active.restored(index_of)
+    taken = TakenUp(active, given_up=[index_of[pk] for pk in sorted(given_up) if pk in index_of])
+    crashed = recovery.ever_crashed(session, run.pk)
+    now_us = _now_us()
+    for one in sorted(instances, key=lambda one: (_us(one.ended_at), one.pk)):
+        index = index_of[one.pk]
+        if one.pk in crashed:
+            active.alone.add(index)
+        if one.state.is_terminal:
+            active.last_of[one.state] = index
+        if one.is_in_try:
+            active.first_look_us[index] = _us(one.started_at)
+            active.looks[index] = one.reschedules + 1
+        if one.state in (_S.UP_FOR_RETRY, _S.UP_FOR_RESCHEDULE):
+            taken.delays_s.append((index, max(0.0, (_us(one.due_at) - now_us) / 1e6)))
+    taken.decided = _decisions(session, prepared, instances, index_of)
+    _load_items(session, active)
+    taken.due = _due_callbacks(session, active, {one.pk: one for one in instances}, index_of)
+    return taken
+
+
+def _ending(run: RecordedRun, instances: Sequence[RecordedInstance]) -> EndReason | None:
+    """Why the run was being ended early when its owner went, if it was."""
+    if run.state is RunState.FAILED:
+        return None
+    if run.is_cancel_requested:
+        return EndReason.CANCELLED
+    reasons = {one.end_reason for one in instances if one.state is _S.SKIPPED}
+    return next((reason for reason in (EndReason.TIMEOUT, EndReason.FAIL_FAST) if reason in reasons), None)
+
+
+def _decisions(
+    session: Session, prepared: PreparedDag, instances: Sequence[RecordedInstance], index_of: dict[int, int]
+) -> list[tuple[int, Sequence[int]]]:
+    """What branches and short circuits decided, from the XComs in which that is kept."""
+    deciders = {
+        one.pk: prepared.tasks[prepared.number_of[one.task_id]]
+        for one in instances
+        if one.state is _S.SUCCESS and prepared.tasks[prepared.number_of[one.task_id]].kind in (BRANCH, SHORT_CIRCUIT)
+    }
+    found: list[tuple[int, Sequence[int]]] = []
+    for (pk, _), (_, data) in recovery.xcoms_of(session, list(deciders), [DECISION_KEY]).items():
+        task, value = deciders[pk], json.loads(data)
+        if task.kind == BRANCH:
+            known = [name for name in value["followed"] if name in task.dag.task_dict or name in task.dag.task_groups]
+            skipped = skipped_by(task, prepared.downstream, known)
+        else:
+            skipped = value["skipped"]
+        numbers = [prepared.number_of[name] for name in skipped if name in prepared.number_of]
+        found.append((index_of[pk], numbers))
+    return found
+
+
+def _load_items(session: Session, active: ActiveRun) -> None:
+    """The lists over which tasks are mapped that have not ended."""
+    prepared, core = active.prepared, active.core
+    wanted: dict[tuple[int, str], tuple[int, str]] = {}
+    for unit in prepared.units:
+        if not any(core.unended[task] for task in unit.tasks):
+            continue
+        for leaf in unit.leaves:
+            if not isinstance(leaf, Items):
+                continue
+            source = prepared.number_of[leaf.task_id]
+            if not core.is_expanded(source) and core.states[source] is _S.SUCCESS:
+                wanted[active.pks[source], leaf.key] = (source, leaf.key)
+    found = recovery.xcoms_of(session, list({pk for pk, _ in wanted}), list({key for _, key in wanted}))
+    for place, (source, key) in wanted.items():
+        encoding, data = found.get(place, ("none", b""))
+        if encoding != ITEMS:
+            raise RunConflictError(
+                f"run {active.run_id!r} of dag {active.dag.dag_id!r}: the value of {prepared.tasks[source].task_id!r} "
+                "was not handed on item by item, so nothing can be mapped over it now; start a new run",
+                run_id=active.run_id,
+            )
+        active.keep_items(source, key, EncodedItems(data))
+
+
+def _due_callbacks(
+    session: Session, active: ActiveRun, instances: dict[int, RecordedInstance], index_of: dict[int, int]
+) -> list[tuple[int, DueCallback]]:
+    """The callbacks that had not ended; those of functions that are gone are forgotten."""
+    found, gone = [], []
+    for one in callbacks.due_callbacks(session, active.pk):
+        index = index_of.get(one.task_instance_pk or 0)
+        task = -1 if one.kind.startswith("dag_") else active.core.task_of[index] if index is not None else -2
+        if index is None or one.position >= len(active.prepared.callbacks.get((task, one.kind), ())):
+            gone.append(one.id)
+            continue
+        reason = instances[one.task_instance_pk or 0].error
+        if one.kind.startswith("dag_"):
+            reason = "task_failure" if one.kind == "dag_on_failure" else "success"
+        state = _STATE_OF_KIND.get(one.kind, "")
+        number = one.try_number or 0
+        found.append((one.id, DueCallback(active, index, one.kind, one.position, number, state, reason, None)))
+    callbacks.delete_callbacks(session, gone)
+    return found
+
+
+def _us(moment: object) -> int:
+    from datetime import datetime
+
+    from liteflow.storage.models import to_microseconds
+
+    return to_microseconds(moment) if isinstance(moment, datetime) else 0
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,252 @@
+"""Taking up runs whose owner is gone, or that failed: the statements. What is to be taken up is decided elsewhere.
+
+Each function works inside a write scope and never commits. `put_back` is the one place where tries whose executor
+service is gone are ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import case, func, literal, select, update
+from sqlalchemy.orm import Session
+
+from liteflow.states import EndReason, RunState, TaskInstanceState
+from liteflow.storage.history import OWNER_COLUMNS, Owner
+from liteflow.storage.models import DagModel, DagRun, ExecutorRecord, TaskInstance, TaskTry, XCom
+from liteflow.storage.recording import TaskFacts, add_instances, reopen
+from liteflow.storage.statements import changed, in_groups, table_of
+
+_S = TaskInstanceState
+_UNFINISHED = (RunState.QUEUED, RunState.RUNNING)
+
+
+class RecordedRun(NamedTuple):
+    """A run as it is recorded."""
+
+    pk: int
+    dag_id: str
+    run_id: str
+    state: RunState
+    logical_date: datetime
+    params_json: str
+    structure_digest: str
+    created_at: datetime
+    is_cancel_requested: bool
+    owner: Owner | None
+
+
+class RecordedInstance(NamedTuple):
+    """A task instance as it is recorded."""
+
+    pk: int
+    task_id: str
+    map_index: int
+    state: TaskInstanceState
+    end_reason: EndReason | None
+    try_number: int
+    uncounted_tries: int
+    crashes: int
+    started_at: datetime | None
+    ended_at: datetime | None
+    due_at: datetime | None
+    reschedules: int
+    error: str | None
+    upstream: str
+    trigger_rule: str
+
+    @property
+    def is_in_try(self) -> bool:
+        """Whether it is between two looks of one try of a sensor."""
+        return self.state in (_S.QUEUED, _S.UP_FOR_RESCHEDULE) and self.started_at is not None and not self.end_reason
+
+
+def find_run(session: Session, dag_id: str, run_id: str) -> RecordedRun | None:
+    """The run of that dag and id."""
+    found = _runs(session, DagModel.dag_id == dag_id, DagRun.run_id == run_id)
+    return found[0] if found else None
+
+
+def unfinished_runs_of_others(session: Session, executor_pk: int, digests: Iterable[str]) -> list[RecordedRun]:
+    """Runs of these structures that are not over and not driven by this executor, oldest first."""
+    return _runs(
+        session,
+        DagRun.state.in_(_UNFINISHED),
+        DagRun.structure_digest.in_(list(digests)),
+        func.coalesce(DagRun.executor_pk, 0) != executor_pk,
+    )
+
+
+def _runs(session: Session, *conditions: object) -> list[RecordedRun]:
+    rows = session.execute(
+        select(
+            DagRun.id,
+            DagModel.dag_id,
+            DagRun.run_id,
+            DagRun.state,
+            DagRun.logical_date,
+            DagRun.params,
+            DagRun.structure_digest,
+            DagRun.created_at,
+            DagRun.cancel_requested_at.is_not(None),
+            *OWNER_COLUMNS,
+        )
+        .join(DagModel, DagModel.id == DagRun.dag_pk)
+        .outerjoin(ExecutorRecord, ExecutorRecord.id == DagRun.executor_pk)
+        .where(*conditions)  # type: ignore[arg-type]
+        .order_by(DagRun.id)
+    )
+    found = []
+    for row in rows:
+        facts, owner = tuple(row[:9]), tuple(row[9:])
+        found.append(RecordedRun._make((*facts, None if owner[0] is None else Owner(*owner))))
+    return found
+
+
+def take_over(session: Session, run: RecordedRun, executor_pk: int, now_us: int) -> bool:
+    """Make a run this executor's, if it still stands as `run` says; False when somebody else was first."""
+    owner_pk = None if run.owner is None else run.owner.pk
+    result = session.execute(
+        update(DagRun)
+        .where(DagRun.id == run.pk, DagRun.state == run.state, DagRun.executor_pk.is_not_distinct_from(owner_pk))
+        .values(
+            executor_pk=executor_pk,
+            state=RunState.RUNNING,
+            started_at=func.coalesce(DagRun.started_at, now_us),
+            ended_at=None,
+            end_reason=None,
+        )
+    )
+    return changed(result) == 1
+
+
+def put_back(
+    session: Session,
+    now_us: int,
+    *,
+    run_pk: int | None = None,
+    executor_pk: int | None = None,
+    reason: EndReason,
+    error: str,
+    max_crashes: int | None = None,
+) -> set[int]:
+    """End the running tries of a run, or of an executor, and put their task instances back into the queue.
+
+    That uses up no retry. With `max_crashes` it is counted as a crash, and a task instance that has had so many ends
+    as failed instead; returns the keys of these.
+    """
+    ti = TaskInstance
+    mine = [ti.run_pk == run_pk] if run_pk is not None else [ti.executor_pk == executor_pk]
+    values: dict[str, Any] = {"state": _S.QUEUED, "uncounted_tries": ti.uncounted_tries + 1}
+    if max_crashes is not None:
+        queued, failed = (literal(state, ti.state.type) for state in (_S.QUEUED, _S.FAILED))
+        values |= {
+            "crashes": ti.crashes + 1,
+            "state": case((ti.crashes + 1 >= max_crashes, failed), else_=queued),
+        }
+    rows = session.execute(
+        update(ti)
+        .where(ti.state == _S.RUNNING, *mine)
+        .values(end_reason=reason, error=error, ended_at=now_us, **values)
+        .returning(ti.id, ti.state)
+        .execution_options(synchronize_session=False)
+    )
+    return {pk for pk, state_now in rows if state_now is _S.FAILED}
+
+
+def instances_of(session: Session, run_pk: int) -> list[RecordedInstance]:
+    """The task instances of a run that are not removed, by key."""
+    ti = TaskInstance
+    rows = session.execute(
+        select(
+            ti.id,
+            ti.task_id,
+            ti.map_index,
+            ti.state,
+            ti.end_reason,
+            ti.try_number,
+            ti.uncounted_tries,
+            ti.crashes,
+            ti.started_at,
+            ti.ended_at,
+            ti.due_at,
+            ti.reschedules,
+            ti.error,
+            ti.upstream,
+            ti.trigger_rule,
+        )
+        .where(ti.run_pk == run_pk, ti.state != _S.REMOVED)
+        .order_by(ti.id)
+    )
+    return [RecordedInstance._make(row) for row in rows]
+
+
+def ever_crashed(session: Session, run_pk: int) -> set[int]:
+    """The keys of task instances of a run of which a try has crashed."""
+    ti = TaskInstance
+    now = select(ti.id).where(ti.run_pk == run_pk, ti.end_reason == EndReason.CRASHED)
+    before = (
+        select(ti.id)
+        .join(TaskTry, TaskTry.task_instance_pk == ti.id)
+        .where(ti.run_pk == run_pk, TaskTry.end_reason == EndReason.CRASHED)
+    )
+    return set(session.scalars(now.union(before)))
+
+
+def collapse(session: Session, pks: Sequence[int]) -> None:
+    """Make the task instances of a mapped task, by map index, one unexpanded and pending one; the others are removed.
+
+    They come back, with their logs, when the task is expanded to as many again.
+    """
+    reopen(session, pks[:1])
+    session.execute(update(TaskInstance).where(TaskInstance.id == pks[0]).values(map_index=-1))
+    remove(session, pks[1:])
+
+
+def remove(session: Session, pks: Sequence[int]) -> None:
+    """Task instances that are no longer in the dag."""
+    for some in in_groups(pks):
+        session.execute(
+            update(TaskInstance)
+            .where(TaskInstance.id.in_(some))
+            .values(state=_S.REMOVED, due_at=None, executor_pk=None, cancel_requested_at=None)
+        )
+
+
+def add(session: Session, run_pk: int, tasks: Sequence[TaskFacts]) -> None:
+    """Task instances that have come into the dag, pending; those that were removed from it before come back."""
+    for task in tasks:
+        add_instances(session, run_pk, task, task.map_indexes)
+
+
+def rewire(session: Session, run_pk: int, tasks: Mapping[str, tuple[Sequence[str], str]], digest: str) -> None:
+    """The edges and trigger rules with which the run goes on, by task id, and the digest of its dag now."""
+    for task_id, (upstream, rule) in tasks.items():
+        session.execute(
+            update(TaskInstance)
+            .where(TaskInstance.run_pk == run_pk, TaskInstance.task_id == task_id)
+            .values(upstream=json.dumps(list(upstream)), trigger_rule=rule)
+        )
+    session.execute(update(DagRun).where(DagRun.id == run_pk).values(structure_digest=digest))
+
+
+def forget_cancel(session: Session, run_pk: int) -> None:
+    """What was asked for before a run was opened again is answered."""
+    session.execute(update(DagRun).where(DagRun.id == run_pk).values(cancel_requested_at=None))
+
+
+def xcoms_of(session: Session, pks: Sequence[int], keys: Sequence[str]) -> dict[tuple[int, str], tuple[str, bytes]]:
+    """The XComs of these keys of task instances: (task instance's key, key) to (encoding, data)."""
+    xcom = table_of(XCom)
+    found: dict[tuple[int, str], tuple[str, bytes]] = {}
+    for some in in_groups(pks):
+        for pk, key, encoding, data in session.execute(
+            select(xcom.c.task_instance_pk, xcom.c.key, xcom.c.encoding, xcom.c.value).where(
+                xcom.c.task_instance_pk.in_(some), xcom.c.key.in_(list(keys))
+            )
+        ):
+            found[pk, key] = (encoding, data)
+    return found
