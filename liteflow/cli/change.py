@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from liteflow.cli.common import db_hint, db_option, examples, is_interrupted, open_history, task_and_index
+from liteflow.cli.common import (
+    db_hint,
+    db_option,
+    echo,
+    examples,
+    is_interrupted,
+    open_history,
+    printable,
+    task_and_index,
+)
 
 if TYPE_CHECKING:
     from liteflow.storage.history import DagRun
@@ -31,22 +40,22 @@ def cancel_command(run: str, task: str | None, db_path: str | None) -> None:
     found = open_history(db_path).find_run(run)
     name = f"{found.dag_id}/{found.run_id}"
     if found.state.is_terminal:
-        click.echo(f"{name} is over already: {found.state}", err=True)
+        echo(f"{name} is over already: {found.state}", err=True)
         return
     if is_interrupted(found):
         _cancel_interrupted(found, task)
         return
     if task is None:
         found.cancel()
-        click.echo(f"{name} is being cancelled", err=True)
+        echo(f"{name} is being cancelled", err=True)
         return
     task_id, map_index = task_and_index(task)
     count = found.cancel_task(task_id, map_index)
     if count:
         what = f"{count:,} task instances of {task_id}" if count > 1 else task
-        click.echo(f"{what} of {name} {'are' if count > 1 else 'is'} being cancelled", err=True)
+        echo(f"{what} of {name} {'are' if count > 1 else 'is'} being cancelled", err=True)
     else:
-        click.echo(f"{task} of {name} is over already", err=True)
+        echo(f"{task} of {name} is over already", err=True)
 
 
 def _cancel_interrupted(run: DagRun, task: str | None) -> None:
@@ -59,7 +68,7 @@ def _cancel_interrupted(run: DagRun, task: str | None) -> None:
     if run.owner is not None:
         end_leftovers(run.history.database.path, run.owner.token)
     run.history.end_interrupted(run)
-    click.echo(f"{name} was interrupted, and is cancelled now; its teardowns did not run", err=True)
+    echo(f"{name} was interrupted, and is cancelled now; its teardowns did not run", err=True)
 
 
 @examples("liteflow delete etl/nightly-2026-01-02", "liteflow delete --dag etl --yes")
@@ -82,14 +91,14 @@ def delete_command(run: str | None, dag_id: str | None, yes: bool, db_path: str 
             _refuse_active(active)
         _ask(f"Delete dag {dag_id} and its {facts.runs} runs?", yes)
         history.delete_dag(dag_id)
-        click.echo(f"deleted dag {dag_id} and its {facts.runs} runs", err=True)
+        echo(f"deleted dag {dag_id} and its {facts.runs} runs", err=True)
         return
     assert run is not None
     found = history.find_run(run)
     _refuse_active(found)
     _ask(f"Delete run {found.dag_id}/{found.run_id}?", yes)
     history.delete_run(found.pk)
-    click.echo(f"deleted run {found.dag_id}/{found.run_id}", err=True)
+    echo(f"deleted run {found.dag_id}/{found.run_id}", err=True)
 
 
 def _refuse_active(run: DagRun) -> None:
@@ -103,4 +112,4 @@ def _refuse_active(run: DagRun) -> None:
 
 def _ask(question: str, yes: bool) -> None:
     if not yes:
-        click.confirm(question, abort=True, err=True)
+        click.confirm(printable(question), abort=True, err=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from liteflow.cli.common import db_option, examples, json_option, print_json, run_document
+from liteflow.cli.common import db_option, echo, examples, json_option, print_json, run_document
 
 if TYPE_CHECKING:
     from liteflow.authoring.dag import Dag
@@ -93,7 +93,7 @@ def run_command(
     if as_json:
         print_json(run_document(run))
     else:
-        click.echo(f"{run.dag_id}/{run.run_id} {run.state}")
+        echo(f"{run.dag_id}/{run.run_id} {run.state}")
     sys.exit(0 if run.state == "success" else 1)
 
 
@@ -102,7 +102,7 @@ def _on_term(_number: int, _frame: FrameType | None) -> None:
 
 
 def _stopped(code: int) -> NoReturn:
-    click.echo("liteflow: stopped; what became of the run: liteflow runs", err=True)
+    echo("liteflow: stopped; what became of the run: liteflow runs", err=True)
     sys.exit(code)
 
 

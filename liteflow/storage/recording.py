@@ -83,10 +83,10 @@ def text_for_database(text: str) -> str:
 def record_dag(session: Session, facts: DagFacts, now_us: int) -> int:
     """Insert or update the dag's row; returns its key."""
     values = {
-        "description": facts.description,
+        "description": None if facts.description is None else text_for_database(facts.description),
         "tags": json.dumps(list(facts.tags)),
         "params": facts.params_json,
-        "file": facts.file,
+        "file": None if facts.file is None else text_for_database(facts.file),
         "structure_digest": facts.structure_digest,
         "updated_at": now_us,
     }

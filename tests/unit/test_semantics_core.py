@@ -11,13 +11,14 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from liteflow.authoring.options import TaskOptions
 from liteflow.authoring.trigger_rules import TriggerRule
-from liteflow.scheduling.core import Change, Ended, RunCore, TaskSpec, UnitSpec
+from liteflow.scheduling.core import Change, Ended, Recorded, RunCore, TaskSpec, UnitSpec
+from liteflow.scheduling.reopening import Stood, to_reopen
 from liteflow.states import TRANSITIONS, EndReason, RunState, TaskInstanceState
 from tests.unit.evaluator import (
     GO,
@@ -148,8 +149,8 @@ class Script:
 # A service
 
 
-def core_of(dag: Dag, *, name: Callable[[int], str] = "t{}".format, fail_fast: bool = False) -> RunCore:
-    specs = [
+def specs_of(dag: Dag, name: Callable[[int], str] = "t{}".format) -> list[TaskSpec]:
+    return [
         TaskSpec(
             name(number),
             task.upstream,
@@ -164,8 +165,11 @@ def core_of(dag: Dag, *, name: Callable[[int], str] = "t{}".format, fail_fast: b
         )
         for number, task in enumerate(dag.tasks)
     ]
+
+
+def core_of(dag: Dag, *, name: Callable[[int], str] = "t{}".format, fail_fast: bool = False) -> RunCore:
     units = [UnitSpec(unit.sources, None if unit.sources else unit.literal) for unit in dag.units]
-    return RunCore(specs, units=units, identity="d/1", fail_fast=fail_fast)
+    return RunCore(specs_of(dag, name), units=units, identity="d/1", fail_fast=fail_fast)
 
 
 class Service:
@@ -177,6 +181,7 @@ class Service:
         self.checks_rules = check_rules
         """Whether each rule is asked anew after each step, which is slow."""
         self.script = script
+        self.more = more
         self.core = core_of(dag, **more)
         self.states = list(self.core.states)
         self.expansions: list[int] = []
@@ -185,6 +190,8 @@ class Service:
         """What each that was queued anew had waited for."""
         self.decided: list[Sequence[int]] = []
         """What branches and short circuits skipped."""
+        self.deciders: dict[Instance, Sequence[int]] = {}
+        """Of those that succeeded: what each skipped."""
         self.end_reason: EndReason | None = None
         self.log: list[tuple[int, TaskInstanceState, EndReason | None]] = []
 
@@ -241,6 +248,8 @@ class Service:
             return Ended(index, S.FAILED, EndReason.ERROR)
         skip = skipped_by(self.dag, number, outcome) if outcome.state == "S" else ()
         self.decided.append(skip)
+        if outcome.state == "S":
+            self.deciders[self.instance(index)] = skip
         return Ended(index, ENDS[outcome.state], may_retry=False, skip=skip)
 
     def due(self, index: int) -> None:
@@ -282,10 +291,51 @@ class Service:
         ]
         return [(call, of) for call, of in found if of]
 
-    def run(self, random: Random, *, end_early: float = 0.0) -> None:
+    def die(self) -> None:
+        """Everything in memory is lost, and the next service goes on from what is recorded."""
+        records = []
+        waited = {self.instance(index): state for index, state in self.went_back.items()}
+        looks = {self.instance(index): count for index, count in self.looks.items()}
+        for index, state in enumerate(self.states):
+            was_running = state is S.RUNNING
+            if was_running:
+                waited.pop(self.instance(index), None)
+            records.append(
+                Recorded(
+                    *self.instance(index),
+                    S.QUEUED if was_running else state,
+                    self.core.try_numbers[index],
+                    self.core.uncounted_tries[index] + was_running,
+                    self.core.is_resumed(index),
+                )
+            )
+        self.go_on_from(records, self.core.ending)
+        for instance, before in waited.items():
+            self.went_back[self.core.instance(*instance)] = before
+        for instance, count in looks.items():
+            self.looks[self.core.instance(*instance)] = count
+
+    def go_on_from(self, records: Sequence[Recorded], ending: EndReason | None = None) -> None:
+        self.core = core_of(self.dag, **self.more)
+        self.core.restore(records, ending)
+        self.states = list(self.core.states)
+        self.end_reason = self.core.ending
+        self.expansions = []
+        self.went_back.clear()
+        self.looks.clear()
+        decided = [(self.core.instance(*one), skip) for one, skip in self.deciders.items()]
+        self.take(self.core.start(decided))
+
+    def run(self, random: Random, *, end_early: float = 0.0, die: float = 0.0) -> None:
         """Let anything happen that can, until the run is over."""
         self.start()
+        self.go_on(random, end_early=end_early, die=die)
+
+    def go_on(self, random: Random, *, end_early: float = 0.0, die: float = 0.0) -> None:
         while actions := self.actions():
+            if random.random() < die:
+                self.die()
+                continue
             if self.end_reason is None and random.random() < end_early:
                 self.end_early(EndReason.CANCELLED)
                 continue
@@ -356,6 +406,11 @@ class Service:
             return [self.core.instance(up, map_index)]
         return list(self.core.instances(up))
 
+    def ends(self) -> list[tuple[int, TaskInstanceState, EndReason | None]]:
+        """Of each instance: how it ended, and why."""
+        reasons = {index: reason for index, _, reason in self.log}
+        return [(index, state, reasons.get(index)) for index, state in enumerate(self.states)]
+
     def final(self) -> dict[Instance, str]:
         return {self.instance(index): LETTERS[state] for index, state in enumerate(self.states)}
 
@@ -381,6 +436,84 @@ def test_a_run_that_is_ended_early_at_any_moment_ends_and_tears_down(dag: Dag, o
     if service.end_reason is not None:
         assert service.core.outcome() == (RunState.FAILED, EndReason.CANCELLED)
         service.check_teardowns()
+
+
+@settings(max_examples=200)
+@given(dags(), seeds, seeds)
+def test_a_run_whose_service_dies_again_and_again_comes_to_the_same(dag: Dag, outcomes: int, order: int) -> None:
+    script = Script(dag, outcomes)
+    service = Service(dag, script, check_rules=True)
+    service.run(Random(order), die=0.15)
+    right = Evaluation(dag, script.outcome, past_forbids=script.past_forbids, observed=service.final())
+    assert service.core.outcome() == ({"S": RunState.SUCCESS, "F": RunState.FAILED}[right.run_state], None)
+
+
+@settings(max_examples=100)
+@given(dags(), seeds, seeds)
+def test_a_run_that_was_being_ended_is_ended_after_the_death_of_its_service(
+    dag: Dag, outcomes: int, order: int
+) -> None:
+    service = Service(dag, Script(dag, outcomes))
+    service.run(Random(order), end_early=0.1, die=0.15)
+    if service.end_reason is not None:
+        assert service.core.outcome() == (RunState.FAILED, EndReason.CANCELLED)
+
+
+@settings(max_examples=150)
+@given(dags(past=False), seeds, seeds, st.booleans())
+def test_a_run_that_is_opened_again_and_goes_well_has_nothing_left_that_failed(
+    dag: Dag, outcomes: int, order: int, is_ended_early: bool
+) -> None:
+    script, random = Script(dag, outcomes), Random(order)
+    service = Service(dag, script)
+    service.run(random, end_early=0.1 if is_ended_early else 0.0)
+    stood = [
+        Stood(*service.instance(index), state, reason, service.core.try_numbers[index] > 0)
+        for index, state, reason in service.ends()
+    ]
+    specs = specs_of(dag)
+    opened = to_reopen(specs, stood)
+    for position, one in enumerate(stood):
+        went_wrong = one.state in (S.FAILED, S.UPSTREAM_FAILED) or (one.state is S.SKIPPED and one.reason is not None)
+        if went_wrong:
+            assert position in opened
+        elif one.state is S.SUCCESS and position in opened:
+            is_setup = any(one.task in spec.setups for spec in specs)
+            assert is_setup or (specs[one.task].is_teardown and one.has_run)
+    expanded_anew = {
+        number
+        for number, unit in enumerate(dag.units)
+        if any(stood[position].task in unit.sources for position in opened)
+    }
+    kept = [one for position, one in enumerate(stood) if position not in opened and one.map_index >= 0]
+    assume(not any(dag.tasks[one.task].unit in expanded_anew for one in kept))  # the driver refuses to go on then
+    stay = [one for position, one in enumerate(stood) if position not in opened]
+    service.deciders = {
+        one: skip for one, skip in service.deciders.items() if any((now.task, now.map_index) == one for now in stay)
+    }
+    records = [
+        Recorded(one.task, one.map_index, S.PENDING if position in opened else one.state, 1, 1)
+        for position, one in enumerate(stood)
+        if dag.tasks[one.task].unit not in expanded_anew or one.map_index < 0
+    ]
+    collapsed = {one.task for one in stood if dag.tasks[one.task].unit in expanded_anew and one.map_index >= 0}
+    records += [Recorded(task, -1, S.PENDING, 1, 1) for task in sorted(collapsed)]
+    assume(not stragglers(dag, records))
+    service.script = Script(dag, outcomes, ["S"] * len(dag.tasks))
+    service.go_on_from(records)
+    service.go_on(random)
+    assert service.core.outcome()[1] is None
+    assert not service.numbers(S.FAILED)
+
+
+def stragglers(dag: Dag, records: Sequence[Recorded]) -> bool:
+    """Whether there is a task that waits unexpanded in a unit that is expanded: the driver expands it first."""
+    units = {dag.tasks[one.task].unit for one in records if one.map_index >= 0}
+    return any(
+        one.map_index < 0 and one.state is S.PENDING and dag.tasks[one.task].unit in units
+        for one in records
+        if dag.tasks[one.task].unit is not None
+    )
 
 
 @given(dags(), seeds, seeds)
