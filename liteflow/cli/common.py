@@ -222,6 +222,7 @@ def instance_document(instance: TaskInstanceInfo) -> dict[str, Any]:
         "end_reason": instance.end_reason and str(instance.end_reason),
         "try_number": instance.try_number,
         "reschedules": instance.reschedules,
+        "peak_rss_bytes": instance.peak_rss_bytes,
         "pool": instance.pool,
         "error": instance.error,
         "upstream": list(instance.upstream),

@@ -37,7 +37,8 @@ class RunEvent(NamedTuple):
     """Something that happened in a run, told after it was committed."""
 
     kind: str
-    """`run`, `task`, `line`, or `expanded` (a mapped task has its instances now)."""
+    """`run`, `task`, `line`, `expanded` (a mapped task has its instances now), or `kept` (a task instance of a run that
+    goes on was over before)."""
     task_id: str | None = None
     map_index: int = -1
     state: TaskInstanceState | RunState | None = None
@@ -343,6 +344,7 @@ class ActiveRun:
             run_started_us=self.created_us,
             first_look_us=self.first_look_us.get(index),
             looks=self.looks.get(index, 0),
+            uncounted_tries=self.core.uncounted_tries[index],
         )
 
     def _input(

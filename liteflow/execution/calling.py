@@ -109,6 +109,8 @@ class Payload(NamedTuple):
     """Of a sensor that gave its slot back: when it looked first."""
     looks: int = 0
     """How many times it has looked before."""
+    uncounted_tries: int = 0
+    """How many of the tries before use up no retry."""
     more_context: bytes = b""
     """Of a callback: how what it is about ended; see `callbacks.put_end`."""
 
@@ -174,7 +176,7 @@ class Try:
                 payload.task_id,
                 payload.map_index,
                 payload.try_number,
-                recipe.max_tries,
+                recipe.max_tries + payload.uncounted_tries,
                 start_date=datetime.now(UTC),
                 xcoms=self.xcoms,
             ),
@@ -393,7 +395,7 @@ def _after_error(one: Try | None, recipe: Recipe, error: BaseException) -> Resul
         return result
     from liteflow.authoring.retry_policy import RetryAction, decide
 
-    retries = recipe.max_tries - 1  # what Airflow calls max_tries
+    retries = recipe.max_tries + one.payload.uncounted_tries - 1  # what Airflow calls max_tries
     decision = decide(policy, error, one.payload.try_number, retries, one.context)
     if decision.reason:
         one.report(f"retry policy: {decision.action.name.lower()}: {decision.reason[:LONGEST_REASON]}")

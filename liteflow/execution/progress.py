@@ -146,6 +146,8 @@ class _Base:
             self._line(f"[{head}] {event.text or ''}", style="dim")
         elif event.kind == "expanded":
             self.tally.expand(event.task_id, event.size)
+        elif event.kind == "kept" and isinstance(event.state, _S):
+            self.tally.set(event.task_id, event.map_index, event.state)
         elif event.kind == "task" and isinstance(event.state, _S):
             self.tally.set(event.task_id, event.map_index, event.state)
             if event.state in (_S.FAILED, _S.UP_FOR_RETRY):

@@ -31,6 +31,11 @@ def tell(turn: Turn) -> None:
     """After the commit: tell whoever listens."""
     for run in turn.begun:
         run.tell(RunEvent("run", state=RunState.RUNNING))
+    for run in turn.taken_up:
+        run.tell(RunEvent("run", state=RunState.RUNNING))
+        for index, stood in enumerate(run.core.states):
+            if stood.is_terminal and run.listener is not None:
+                run.tell(RunEvent("kept", run.task(index).task_id, run.map_index(index), stood))
     for run, expansion in turn.expansions:
         for task in expansion.tasks:
             run.tell(RunEvent("expanded", run.prepared.tasks[task].task_id, size=expansion.size))

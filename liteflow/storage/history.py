@@ -112,6 +112,8 @@ class TaskInstanceInfo:
     """The pool that it takes slots of while it runs."""
     reschedules: int
     """How many times the latest try gave its slot back, and went on."""
+    peak_rss_bytes: int | None
+    """The most memory that the latest try and its children were seen to hold; None for tries of less than 100 ms."""
     pk: int = field(repr=False)
 
     @property
@@ -620,6 +622,7 @@ def _instance_view(row: models.TaskInstance) -> TaskInstanceInfo:
             rendered_map_index=row.rendered_map_index,
             pool=row.pool,
             reschedules=row.reschedules,
+            peak_rss_bytes=row.peak_rss_bytes,
             pk=row.id,
         )
     )
