@@ -82,13 +82,13 @@ _R = RunState
 TRANSITIONS: Mapping[TaskInstanceState, Mapping[TaskInstanceState, str]] = {
     _S.PENDING: {
         _S.QUEUED: "trigger rule holds",
-        _S.SKIPPED: "trigger rule, branch, or run ended early",
+        _S.SKIPPED: "trigger rule, branch, cancelled, or run ended early",
         _S.UPSTREAM_FAILED: "trigger rule cannot hold",
         _S.REMOVED: "gone from the dag",
     },
     _S.QUEUED: {
         _S.RUNNING: "claimed",
-        _S.SKIPPED: "branch, or run ended early",
+        _S.SKIPPED: "branch, cancelled, or run ended early",
         _S.REMOVED: "gone from the dag",
     },
     _S.RUNNING: {
@@ -97,16 +97,16 @@ TRANSITIONS: Mapping[TaskInstanceState, Mapping[TaskInstanceState, str]] = {
         _S.SKIPPED: "SkipTask",
         _S.UP_FOR_RETRY: "retries left",
         _S.UP_FOR_RESCHEDULE: "look again later",
-        _S.QUEUED: "its owner died",
+        _S.QUEUED: "its owner died or stopped",
     },
     _S.UP_FOR_RETRY: {
         _S.QUEUED: "delay over",
-        _S.SKIPPED: "run ended early",
+        _S.SKIPPED: "cancelled, or run ended early",
         _S.REMOVED: "gone from the dag",
     },
     _S.UP_FOR_RESCHEDULE: {
         _S.QUEUED: "interval over",
-        _S.SKIPPED: "run ended early",
+        _S.SKIPPED: "cancelled, or run ended early",
         _S.REMOVED: "gone from the dag",
     },
     _S.SUCCESS: {},
