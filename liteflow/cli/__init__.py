@@ -102,6 +102,8 @@ class Commands(click.Group):
                 if ctx.params.get("debug"):
                     _show_traceback(error)
                 raise CommandError(error) from error
+            except KeyboardInterrupt:  # click would end with 1
+                sys.exit(130)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,6 +23,29 @@ if TYPE_CHECKING:
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came; like Ctrl-C, with another exit code."""
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM raise once; those that come after the first have the run killed at once."""
+    is_told = False
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal is_told
+        if is_told:
+            from liteflow.execution.running import kill_what_runs
+
+            kill_what_runs()
+            return
+        is_told = True
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @examples(
@@ -73,19 +98,13 @@ def run_command(
         dag.db_path = db_path
     moment = _moment(logical_date) if logical_date is not None else None
     given = dict(_param(dag, text) for text in params)
-    signal.signal(signal.SIGTERM, _on_term)
-    progress = False if quiet else None
+    if resume is None:
+        begin = partial(dag.run, given, run_id=run_id, logical_date=moment)
+    else:
+        begin = partial(dag.resume, _run_id(dag, resume), accept_changes=accept_changes, force=force)
     try:
-        if resume is None:
-            run = dag.run(given, run_id=run_id, logical_date=moment, max_workers=workers, progress=progress)
-        else:
-            run = dag.resume(
-                _run_id(dag, resume),
-                accept_changes=accept_changes,
-                force=force,
-                max_workers=workers,
-                progress=progress,
-            )
+        with stopped_by_signals():
+            run = begin(max_workers=workers, progress=False if quiet else None)
     except Terminated:
         _stopped(143)
     except KeyboardInterrupt:
@@ -95,10 +114,6 @@ def run_command(
     else:
         echo(f"{run.dag_id}/{run.run_id} {run.state}")
     sys.exit(0 if run.state == "success" else 1)
-
-
-def _on_term(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated
 
 
 def _stopped(code: int) -> NoReturn:

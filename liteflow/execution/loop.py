@@ -147,10 +147,13 @@ class Loop:
 
     def interrupt(self, grace_s: float) -> None:
         """Have it end, with its runs left to be taken up again: no more claims, and what still runs after `grace_s`
-        seconds is told to end. With 0 it is killed at once."""
-        if grace_s <= 0:
-            self.must_kill = True
+        seconds is told to end."""
         self.tell(lambda _turn: self._interrupt(grace_s))
+
+    def kill(self) -> None:
+        """Have it end as `interrupt` does, with what runs killed at once. Takes no lock: a signal handler may call."""
+        self.must_kill = True
+        self._engine.wake()
 
     def cancel(self, run: ActiveRun) -> None:
         """Have it end a run."""
@@ -190,6 +193,8 @@ class Loop:
             inbox, self.inbox = self.inbox, deque()
         for what, _ in inbox:
             what(turn)
+        if self.must_kill and not self.is_interrupted:
+            self._interrupt(0.0)
         self._answer(events)
         self._take_events(events, turn)
         self._ring_timers(turn)

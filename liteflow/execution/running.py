@@ -65,6 +65,16 @@ def resume_dag(
     return _drive(dag, resume, max_workers=max_workers, executor=executor, progress=progress)
 
 
+_services: list[ExecutorService] = []
+"""The services of runs that go on in this process."""
+
+
+def kill_what_runs() -> None:
+    """End what `dag.run` and `dag.resume` have begun in this process, at once. A signal handler may call it."""
+    for service in _services:
+        service.interrupt(0.0)
+
+
 def _drive(
     dag: Dag,
     begin: Callable[[ExecutorService, Listener | None], RunHandle],
@@ -83,11 +93,12 @@ def _drive(
     display = choose_display(progress)
     if executor is None:  # no more slots than there are tasks to fill them
         max_workers = min(max_workers or usable_cpus(), max(1, len(dag.tasks)))
-    handle = None
+    handle = service = None
     try:
         with ExecutorService(
             dag.db_path, dags=[dag], max_workers=max_workers, executor=executor, recover=False
         ) as service:
+            _services.append(service)
             handle = begin(service, listen if display else None)
             try:
                 if display is not None and handle.is_driven_here:
@@ -102,11 +113,15 @@ def _drive(
                 raise
     except KeyboardInterrupt:
         if display is not None and handle is not None and handle.is_driven_here and not handle.run.state.is_terminal:
+            which = shlex.quote(f"{dag.place.file}:{dag.dag_id}")
             _say(
-                f"run {handle.run_id} is not finished. Go on with it: liteflow run {shlex.quote(dag.place.file)} "
+                f"run {handle.run_id} is not finished. Go on with it: liteflow run {which} "
                 f"--resume {handle.run_id}{db_hint(handle.run.history.database.path)}"
             )
         raise
+    finally:
+        if service in _services:
+            _services.remove(service)
 
 
 def _say(text: str) -> None:

@@ -98,6 +98,9 @@ class ExecutorService:
         self._pools: PoolGuard | None = None
         self._loop: Loop | None = None
         self._stopped = False
+        self._interrupts = 0
+        self._ended = threading.Event()
+        """Set when the thread has nothing left to do."""
         for dag in dags:
             self.register(dag)
 
@@ -119,6 +122,10 @@ class ExecutorService:
             self._open()
         except BaseException as error:
             self._engine.close(kill=True)
+            if self._lock is not None:
+                self._lock.release()
+            if self._database is not None:
+                self._database.close()
             if isinstance(error, OSError):
                 raise ServiceError(f"cannot start {count} workers: {error}; use fewer") from error
             raise
@@ -245,8 +252,13 @@ class ExecutorService:
         It is killed after its own grace. What was not finished goes back to the queue, and its runs can be resumed. A
         second call, or one with 0 seconds, kills what runs at once. Returns at once; `stop` waits.
         """
-        if self._loop is not None and os.getpid() == self._pid:
-            self._loop.interrupt(0.0 if self._loop.is_interrupted else grace_s)
+        if self._loop is None or os.getpid() != self._pid:
+            return
+        self._interrupts += 1
+        if self._interrupts > 1 or grace_s <= 0:
+            self._loop.kill()
+        else:
+            self._loop.interrupt(grace_s)
 
     def stop(self, *, cancel: bool = False) -> None:
         """Stop: wait for the runs that the service drives or, with `cancel`, cancel them. A second call does nothing.
@@ -259,9 +271,11 @@ class ExecutorService:
         assert self._loop is not None
         self._loop.stop(cancel=cancel)
         interrupted: KeyboardInterrupt | None = None
-        while thread.is_alive():
+        while (
+            not self._ended.is_set()
+        ):  # not join(): up to Python 3.12 a thread counts as dead once that is interrupted
             try:
-                thread.join()
+                self._ended.wait()
             except KeyboardInterrupt as error:
                 interrupted = error
                 self.interrupt()
@@ -411,7 +425,10 @@ class ExecutorService:
             try:
                 self._engine.close(kill=self._loop.broken is not None or self._loop.is_interrupted)
             finally:
-                self._close_storage()
+                try:
+                    self._close_storage()
+                finally:
+                    self._ended.set()
 
     def _close_storage(self) -> None:
         from liteflow.storage import recording, recovery

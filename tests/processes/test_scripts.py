@@ -262,7 +262,7 @@ def test_a_signal_stops_the_command_line_and_leaves_the_run_to_be_resumed(
     _, err = process.communicate(timeout=30)
     assert process.returncode == code, err
     assert (tmp_path / "cleaned").exists(), "the task could clean up"
-    assert f"Go on with it: liteflow run {made.path} --resume manual__" in err
+    assert f"Go on with it: liteflow run {made.path}:waiting --resume manual__" in err
     shown = json.loads(liteflow("show", "waiting", "--db", "w.db", "--json", cwd=tmp_path).stdout)
     assert shown["interrupted"]
     assert [(one["state"], one["end_reason"]) for one in shown["task_instances"]] == [
