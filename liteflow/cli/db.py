@@ -1,4 +1,4 @@
-"""`liteflow db`: the schema of the database."""
+"""`liteflow db`: the database file itself: its schema, its backup, whether it is sound."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ import sys
 
 import click
 
-from liteflow.cli.common import db_hint, db_option, examples, home_relative, json_option, print_json, print_table
+from liteflow.cli.common import (
+    db_hint,
+    db_option,
+    echo,
+    examples,
+    home_relative,
+    json_option,
+    print_json,
+    print_table,
+    printable,
+)
 
 
 @click.group("db")
 def db_command() -> None:
-    """Create, upgrade and check the database."""
+    """Create, upgrade, back up and check the database."""
 
 
 @examples("liteflow db upgrade", "liteflow db upgrade --db etl.db")
@@ -36,7 +46,7 @@ def downgrade_command(revision: str, yes: bool, db_path: str | None) -> None:
     from liteflow.storage import schema
 
     if not yes:
-        click.confirm(f"Take the database back to {revision}?", abort=True, err=True)
+        click.confirm(printable(f"Take the database back to {revision}?"), abort=True, err=True)
     _report(schema.downgrade(db_path, revision))
 
 
@@ -45,11 +55,11 @@ def _report(change: object) -> None:
 
     assert isinstance(change, Change)
     if change.backup is not None:
-        click.echo(f"backup: {home_relative(change.backup)}", err=True)
+        echo(f"backup: {home_relative(change.backup)}", err=True)
     if change.before == change.after:
-        click.echo(f"at {change.after or 'base'} already", err=True)
+        echo(f"at {change.after or 'base'} already", err=True)
     else:
-        click.echo(f"{change.before or 'empty'} -> {change.after or 'base'}", err=True)
+        echo(f"{change.before or 'empty'} -> {change.after or 'base'}", err=True)
 
 
 @examples("liteflow db current")
@@ -71,7 +81,7 @@ def current_command(db_path: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"path": path, "revision": found, "head": schema.HEAD, "usable": found == schema.HEAD})
     else:
-        click.echo(f"{found or 'base'}{' (head)' if found == schema.HEAD else f', needed: {schema.HEAD}'}")
+        echo(f"{found or 'base'}{' (head)' if found == schema.HEAD else f', needed: {schema.HEAD}'}")
 
 
 @examples("liteflow db history")
@@ -88,20 +98,37 @@ def history_command(as_json: bool) -> None:
         print_table(["REVISION", "REASON"], [list(one) for one in found], empty="there are none")
 
 
-@examples("liteflow db check --db etl.db")
+@examples("liteflow db backup", "liteflow db backup /backups/etl.db --db etl.db")
+@db_command.command("backup")
+@click.argument("target", required=False, type=click.Path())
+@db_option
+def backup_command(target: str | None, db_path: str | None) -> None:
+    """Copy the database to TARGET, a single file, also while runs go on. Prints its path.
+
+    Without TARGET it lies beside the database, with the time in its name. A file that is there is not overwritten.
+    """
+    from liteflow.storage import schema
+
+    echo(schema.backup(db_path, target))
+
+
+@examples("liteflow db check", "liteflow db check --db etl.db --json")
 @db_command.command("check")
 @db_option
 @json_option
 def check_command(db_path: str | None, as_json: bool) -> None:
-    """Look for damage, dangling rows and a schema that is not this liteflow's. Exit 3 when something was found."""
-    from liteflow.storage import schema
+    """Look for damage, dangling rows, a schema that is not this liteflow's, and states that cannot be.
 
-    found = schema.check(db_path)
+    Exit 3 when something was found. Safe at any time, also while runs go on; interrupted runs are no damage.
+    """
+    from liteflow.storage.checking import check
+
+    found = check(db_path)
     if as_json:
         print_json({"problems": found})
     else:
         for line in found:
-            click.echo(line)
+            echo(line)
         if not found:
-            click.echo("ok", err=True)
+            echo("ok", err=True)
     sys.exit(3 if found else 0)

@@ -7,14 +7,12 @@ people is therefore looked at once, where it leaves the session, and nothing beh
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
-
-from sqlalchemy import text
-from sqlalchemy.orm import Session
 
 from liteflow.authoring.ids import shown
 from liteflow.errors import LiteflowError, NotALiteflowDatabaseError, StorageError
@@ -64,12 +62,12 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def refuse_strange_schema(session: Session, path: str) -> None:
+def refuse_strange_schema(connection: sqlite3.Connection, path: str) -> None:
     """Raise NotALiteflowDatabaseError when one of our names is not a plain table, or a trigger hangs on one.
 
     Such things compute what a stranger wrote, without end if he likes, when we only read or write a row.
     """
-    found = session.execute(_STRANGE).first()
+    found = connection.execute(_STRANGE).fetchone()
     if found is not None:
         kind, name = found
         raise NotALiteflowDatabaseError(
@@ -79,7 +77,7 @@ def refuse_strange_schema(session: Session, path: str) -> None:
         )
 
 
-_STRANGE = text(
+_STRANGE = (
     r"SELECT CASE WHEN type = 'table' THEN 'virtual table' ELSE type END, name FROM sqlite_master "
     r"WHERE tbl_name LIKE 'liteflow\_%' ESCAPE '\' "
     r"AND (type IN ('view', 'trigger') OR (type = 'table' AND sql NOT LIKE 'CREATE TABLE %')) LIMIT 1"

@@ -6,12 +6,13 @@ or while anything waits.
 
 SQLite's rules, each measured: the driver's own transactions are switched off and BEGIN is ours, `BEGIN IMMEDIATE`
 for a write scope, since a transaction that first reads and then writes would otherwise either claim a row twice or
-end with "database is locked" at once, whatever the timeout.
+end with "database is locked" at once, whatever the timeout. Checkpoints are ours as well, see `checkpoints.py`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +25,24 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from liteflow.errors import StorageError
+from liteflow.storage.checkpoints import Checkpoints
 
 BUSY_TIMEOUT_MS = 60_000
 """How long a scope waits for another writer. With 64 processes 5 s was too short and 30 s enough."""
 
 OLDEST_SQLITE = (3, 35, 0)
 """The first version with RETURNING."""
+
+ALLOW_NETWORK = "LITEFLOW_ALLOW_NETWORK_FILESYSTEM"
+"""The environment variable that, set to 1, allows a database on a network file system."""
+
+NETWORK_FILESYSTEMS = frozenset(
+    {"afs", "beegfs", "ceph", "cifs", "coda", "fuse.ceph", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"}
+    | {"gfs2", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb3", "smbfs"}
+)
+"""Linux's names of those whose files several machines may have open, without memory that they share."""
+
+_MOUNTS = "/proc/self/mounts"
 
 
 def default_db_path() -> str:
@@ -41,7 +54,10 @@ def database_url(db_path: str | os.PathLike[str] | None) -> URL:
     """The SQLAlchemy URL of `db_path`: a path, which is made absolute, or a URL, which is taken as it is."""
     text = os.fspath(db_path) if db_path is not None else default_db_path()
     if "://" in text:
-        url = make_url(text)
+        try:
+            url = make_url(text)
+        except (exc.ArgumentError, ValueError):
+            raise StorageError(f"{text}: no path, and no URL of SQLAlchemy; name a file", path=text) from None
         if url.get_backend_name() != "sqlite":
             raise StorageError(
                 f"{url.render_as_string()}: only SQLite databases are supported (a path, or sqlite:///PATH)",
@@ -52,8 +68,8 @@ def database_url(db_path: str | os.PathLike[str] | None) -> URL:
                 f"{text}: a run needs a database file that its history can live in; name a path", path=text
             )
         return url.set(database=str(Path(url.database).absolute()))
-    if not text.strip():
-        raise StorageError("the database path is empty; name a file", path=text)
+    if not text.strip() or "\0" in text:
+        raise StorageError("the database path is empty, or holds a NUL; name a file", path=text)
     return URL.create("sqlite", database=str(Path(text).absolute()))
 
 
@@ -70,6 +86,8 @@ class Database:
         self.path = str(self.url.database)
         self._pid = os.getpid()
         self.engine = _make_engine(self.url, pooled)
+        self._checkpoints = Checkpoints(self.path)
+        self._may_write = False
         self._watch: Any = None
         self._file: tuple[int, int] | None = None
 
@@ -85,10 +103,16 @@ class Database:
 
         With `durable` the commit is on the disk when the scope is left, and survives a power cut; without it it
         survives a crash of the process, and a power cut may take back the latest ones, in order.
+
+        Raises StorageError on a network file system, where SQLite cannot keep two writers apart.
         """
+        if not self._may_write:
+            refuse_network(self.path)
+            self._may_write = True
         level = "synchronous=FULL" if durable else "synchronous=NORMAL"
         with self._session("BEGIN IMMEDIATE", during=level, after="synchronous=NORMAL") as session:
             yield session
+        self._checkpoints.after_commit()
 
     @contextmanager
     def _session(self, begin: str, *, during: str, after: str) -> Iterator[Session]:
@@ -110,7 +134,7 @@ class Database:
                         driver.execute(f"PRAGMA {after}")
                     except sqlite3.ProgrammingError:
                         pass  # Ctrl-C came inside: SQLAlchemy has thrown the connection away
-        except (exc.DBAPIError, sqlite3.Error) as error:
+        except (exc.DBAPIError, sqlite3.Error, UnicodeDecodeError) as error:
             raise storage_error(self.path, error) from error
 
     def remember_file(self) -> None:
@@ -156,12 +180,74 @@ def _identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def is_read_only(path: str) -> bool:
+    """Whether the database is there and this process may only look at it: the file, or the place of its WAL."""
+    if not os.path.exists(path):
+        return False
+    if not os.access(path, os.W_OK):
+        return True
+    return not os.access(os.path.dirname(path) or ".", os.W_OK) and not os.path.exists(f"{path}-wal")
+
+
+def read_only_uri(path: str) -> str:
+    """How SQLite opens a database that this process may only look at.
+
+    Reading needs to write too, a WAL and its index; without a WAL the file is read as it lies there. Somebody else's
+    commit in the same moment may then be seen in part.
+    """
+    wal = f"{path}-wal"
+    alone = not os.path.exists(wal) or os.path.getsize(wal) == 0
+    return f"{Path(path).absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
+
+
+def refuse_network(path: str) -> None:
+    """Raise StorageError when the database lies on a network file system, unless `$LITEFLOW_ALLOW_NETWORK_FILESYSTEM`
+    is 1. Known on Linux only."""
+    found = _filesystem(path)
+    if found in NETWORK_FILESYSTEMS and os.environ.get(ALLOW_NETWORK) != "1":
+        raise StorageError(
+            f"{path}: on a network file system ({found}), where SQLite's locks and shared memory do not hold; put the "
+            f"database on a local disk, or set {ALLOW_NETWORK}=1 if no other machine ever opens it",
+            path=path,
+        )
+
+
+def _filesystem(path: str) -> str | None:
+    """Linux's name of the file system on which the path lies, or would lie."""
+    try:
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
+            mounts = [line.split(" ")[1:3] for line in file]
+    except OSError:
+        return None
+    real = os.path.realpath(path)
+    best, found = "", None
+    for place, kind in mounts:
+        where = _OCTAL.sub(lambda match: chr(int(match[1], 8)), place)
+        # The last of those mounted at one place is the one that is seen.
+        if len(where) >= len(best) and (real + "/").startswith(where.rstrip("/") + "/"):
+            best, found = where, kind
+    return found
+
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+"""How blanks and their like are written in the list of mounts."""
+
+
 def _make_engine(url: URL, pooled: bool) -> Engine:
     # Without a limit: a thread that waits for a connection would wait for less long than for another writer.
     engine = create_engine(url, max_overflow=-1) if pooled else create_engine(url, poolclass=NullPool)
+    path = str(url.database)
+    event.listen(engine, "do_connect", lambda _dialect, _record, args, options: _connect(path, args, options))
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _connect(path: str, args: Any, options: dict[str, Any]) -> None:
+    """Before each connection, since what may be done with a file changes."""
+    if is_read_only(path):
+        args[0] = read_only_uri(path)
+        options["uri"] = True
 
 
 def _configure(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
@@ -175,11 +261,16 @@ def _configure(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) 
     driver.isolation_level = None  # we issue BEGIN ourselves, see _begin
     for pragma in (
         f"busy_timeout={BUSY_TIMEOUT_MS}",
-        "journal_mode=WAL",
+        "journal_mode=WAL",  # what may only be read stays as it is
+        "wal_autocheckpoint=0",
         "synchronous=NORMAL",
         "foreign_keys=ON",
+        # For files of strangers, https://sqlite.org/security.html: their schema calls no functions, cells are checked.
+        "trusted_schema=OFF",
+        "cell_size_check=ON",
     ):
-        driver.execute(f"PRAGMA {pragma}")
+        # To its end: the change to WAL is committed after the row, and an error there would be lost.
+        driver.execute(f"PRAGMA {pragma}").fetchall()
 
 
 def _begin(connection: Any) -> None:
@@ -188,20 +279,54 @@ def _begin(connection: Any) -> None:
 
 def storage_error(path: str, error: BaseException) -> StorageError:
     """One line with the path and what to do, for an error of the driver."""
-    text = str(error.orig if isinstance(error, exc.DBAPIError) else error)
-    low = text.lower()
-    if "locked" in low or "busy" in low:
-        cure = f"another program has held it for {BUSY_TIMEOUT_MS // 1000} s; end that program and try again"
-    elif "readonly" in low or "read-only" in low:
-        cure = "make the file and its directory writable, or name another file with --db"
-    elif "full" in low:
-        cure = "the disk is full; make room and try again"
-    elif "unable to open" in low:
-        cure = "does its directory exist, and may you write to it?"
-    elif "not a database" in low:
-        cure = "the file is something else; name another one with --db"
-    elif "malformed" in low:
-        cure = "the file is damaged; restore it from a backup"
-    else:
-        cure = "see the error"
-    return StorageError(f"{path}: {text} ({cure})", path=path)
+    driver_error = error.orig if isinstance(error, exc.DBAPIError) else error
+    if isinstance(driver_error, UnicodeDecodeError):  # text that is none, in a row or in a message that quotes it
+        return StorageError(
+            f"{path}: holds text that is no UTF-8 ({_CURES['SQLITE_CORRUPT'].format(path=path)})", path=path
+        )
+    name = getattr(driver_error, "sqlite_errorname", None)
+    told = " ".join(str(driver_error).split())
+    return StorageError(f"{path}: {told} ({_cure(path, name or '')})", path=path)
+
+
+def _cure(path: str, name: str) -> str:
+    """What to do about an error of that name, https://sqlite.org/rescode.html."""
+    if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and _is_full(path):
+        name = "SQLITE_FULL"  # where not even the index of the WAL finds room, SQLite calls it something else
+    for beginning, cure in _CURES.items():
+        if name.startswith(beginning):
+            return cure.format(path=path, seconds=BUSY_TIMEOUT_MS / 1000)
+    return name or "not an error of SQLite's own; see the line"
+
+
+_NEEDED_BYTES = 64 * 2**10
+"""Room that SQLite needs to begin: a new index of the WAL has half of that."""
+
+
+def _is_full(path: str) -> bool:
+    try:
+        found = os.statvfs(os.path.dirname(path) or ".")
+    except (OSError, AttributeError):  # Windows has no statvfs
+        return False
+    return found.f_bavail * found.f_frsize < _NEEDED_BYTES
+
+
+_HELD = "another program has held it for {seconds:g} s; end that program and try again"
+_NOT_WRITABLE = "make the file and its directory writable, or name another file with --db"
+_CURES = {
+    "SQLITE_BUSY": _HELD,
+    "SQLITE_LOCKED": _HELD,
+    "SQLITE_PROTOCOL": "too many programs open it at once; try again",
+    "SQLITE_READONLY_DBMOVED": "it was removed or replaced while it was in use; try again with the file that is there",
+    "SQLITE_READONLY": _NOT_WRITABLE,
+    "SQLITE_PERM": _NOT_WRITABLE,
+    "SQLITE_FULL": "the disk is full; make room and try again",
+    "SQLITE_IOERR_WRITE": "the disk fails, or a quota or a limit of file sizes is reached; see to that and try again",
+    "SQLITE_IOERR": "the disk fails; see to that, check the file with: liteflow db check --db {path}, and try again",
+    "SQLITE_CANTOPEN": "does its directory exist, and may you write to it and to the -wal and -shm files beside it?",
+    "SQLITE_CORRUPT": "the file is damaged; restore it from a backup. To see more: liteflow db check --db {path}",
+    "SQLITE_NOTADB": "the file is something else; name another one with --db",
+    "SQLITE_NOMEM": "there is not enough memory; end other programs and try again",
+    "SQLITE_TOOBIG": "larger than SQLite can store; write it to a file of its own and hand on the path",
+}
+"""The first one whose beginning fits."""

@@ -23,7 +23,7 @@ from liteflow.authoring.ids import MAX_LENGTH, did_you_mean, shown
 from liteflow.errors import AmbiguousRunError, NotFoundError, XComDecodeError
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage import models
-from liteflow.storage.checked import checked, names, refuse_strange_schema, refusing_strange_values
+from liteflow.storage.checked import checked, names, refusing_strange_values
 from liteflow.storage.engine import Database, default_db_path
 from liteflow.storage.recording import end_unowned_run, request_cancel, request_cancel_of_task, text_for_database
 from liteflow.storage.schema import open_database
@@ -631,10 +631,7 @@ def _instance_view(row: models.TaskInstance) -> TaskInstanceInfo:
 def open_history(db_path: str | os.PathLike[str] | None = None) -> History:
     """The history in a database that exists. Raises StorageError in its three kinds when it cannot be used."""
     with refusing_strange_values(os.fspath(db_path or default_db_path())):  # SQLite quotes a broken schema as it is
-        history = History(open_database(db_path, pooled=False))
-    with history.read() as session:
-        refuse_strange_schema(session, history.database.path)
-    return history
+        return History(open_database(db_path, pooled=False))
 
 
 @contextmanager

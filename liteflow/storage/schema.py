@@ -11,12 +11,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, exc, inspect, text
+from sqlalchemy import Connection, exc, text
 
 import liteflow
 from liteflow.errors import (
@@ -26,7 +27,16 @@ from liteflow.errors import (
     SchemaTooNewError,
     StorageError,
 )
-from liteflow.storage.engine import Database, storage_error
+from liteflow.storage.checked import refuse_strange_schema
+from liteflow.storage.engine import (
+    BUSY_TIMEOUT_MS,
+    Database,
+    database_url,
+    is_read_only,
+    read_only_uri,
+    refuse_network,
+    storage_error,
+)
 from liteflow.storage.models import Base
 
 VERSION_TABLE = "liteflow_schema"
@@ -58,6 +68,8 @@ def open_database(
     """
     database = Database(db_path, pooled=pooled)
     try:
+        if create:
+            refuse_network(database.path)
         if not create and not os.path.exists(database.path):
             raise DatabaseMissingError(
                 f"{database.path}: no such database. A run creates it; or name another one with --db (or $LITEFLOW_DB)",
@@ -84,10 +96,13 @@ def read_revision(path: str) -> str | None:
         return None
     connection = None
     try:
-        connection = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True, timeout=60)
+        connection = _connect(path)
         tables = {name for (name,) in connection.execute(_TABLES)}
         version = connection.execute(_VERSION).fetchone() if VERSION_TABLE in tables else None
+        refuse_strange_schema(connection, path)
     except sqlite3.OperationalError as error:
+        raise storage_error(path, error) from error
+    except UnicodeDecodeError as error:  # SQLite's message quotes what is damaged
         raise storage_error(path, error) from error
     except sqlite3.DatabaseError as error:
         raise NotALiteflowDatabaseError(
@@ -97,6 +112,12 @@ def read_revision(path: str) -> str | None:
         if connection is not None:
             connection.close()
     return _revision(path, tables, version[0] if version else None)
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """A connection of the driver to a database that is there, with none of our settings."""
+    uri = read_only_uri(path) if is_read_only(path) else f"{Path(path).absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_MS / 1000)
 
 
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
@@ -211,6 +232,7 @@ def downgrade(db_path: str | os.PathLike[str] | None, revision: str) -> Change:
 def _migrate(db_path: str | os.PathLike[str] | None, target: str | None, run: Callable[[Any, Any], None]) -> Change:
     database = Database(db_path, pooled=False)
     try:
+        refuse_network(database.path)
         known = known_revisions()
         before = read_revision(database.path)
         if before is not None and before not in known:
@@ -268,49 +290,53 @@ def alembic_config() -> Any:
     return config
 
 
-def _backup(path: str, revision: str) -> str:
-    """Copy the database beside itself with SQLite's own backup, which sees a consistent state."""
+def backup(db_path: str | os.PathLike[str] | None = None, target: str | os.PathLike[str] | None = None) -> str:
+    """Copy the database to `target`, default beside itself with its revision and the time; returns the path.
+
+    The copy is a single file, as the database stood at one moment, while runs go on. A database of an older revision
+    is copied too. Raises StorageError when `target` is there already, or cannot be written: nothing is left of it then.
+    """
+    path = str(database_url(db_path).database)
+    revision = read_revision(path)
+    if revision is None:
+        found = "empty" if os.path.exists(path) else "no such database"
+        raise DatabaseMissingError(
+            f"{path}: {found}; there is nothing to back up. Name another file with --db", path=path
+        )
+    return _backup(path, revision, target)
+
+
+def _backup(path: str, revision: str, target: str | os.PathLike[str] | None = None) -> str:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-    target = f"{path}.{revision}.{stamp}.backup"
-    source = sqlite3.connect(path)
-    copy = sqlite3.connect(target)
+    copy_path = os.fspath(target) if target is not None else f"{path}.{revision}.{stamp}.backup"
     try:
+        with open(copy_path, "xb"):
+            pass  # ours from here on
+    except FileExistsError:
+        raise StorageError(f"{copy_path}: there already; name another file for the backup", path=copy_path) from None
+    except OSError as error:
+        raise StorageError(
+            f"{copy_path}: the backup cannot be written ({error.strerror}); name another file for it", path=copy_path
+        ) from error
+    try:
+        _copy(path, copy_path)
+    except BaseException as error:
+        for leftover in (copy_path, f"{copy_path}-journal"):
+            Path(leftover).unlink(missing_ok=True)
+        if isinstance(error, sqlite3.Error):
+            cause = storage_error(path, error)
+            raise StorageError(f"{copy_path}: the backup failed and was removed: {cause}", path=path) from error
+        raise
+    return copy_path
+
+
+def _copy(path: str, target: str) -> None:
+    """SQLite's own backup, which sees one state of the database."""
+    with closing(_connect(path)) as source, closing(sqlite3.connect(target)) as copy:
+        source.execute("PRAGMA wal_autocheckpoint=0")
         source.backup(copy)
-    except sqlite3.Error as error:
-        raise StorageError(f"{target}: the backup failed ({error}); nothing was changed", path=path) from error
-    finally:
-        copy.close()
-        source.close()
-    return target
-
-
-def check(db_path: str | os.PathLike[str] | None = None) -> list[str]:
-    """What is wrong with a database at head, a line each: damage, dangling rows, a schema that is not the models'."""
-    with open_database(db_path, pooled=False).read() as session:
-        connection = session.connection()
-        found = [
-            f"integrity: {row[0]}" for row in connection.exec_driver_sql("PRAGMA integrity_check") if row[0] != "ok"
-        ]
-        found += [
-            f"foreign key: {row[0]} row {row[1]} refers to a missing row of {row[2]}"
-            for row in connection.exec_driver_sql("PRAGMA foreign_key_check")
-        ]
-        return found + _differences(connection)
-
-
-def _differences(connection: Connection) -> list[str]:
-    inspector = inspect(connection)
-    there = set(inspector.get_table_names())
-    found = []
-    for table in Base.metadata.sorted_tables:
-        if table.name not in there:
-            found.append(f"schema: table {table.name} is missing")
-            continue
-        columns = {column["name"] for column in inspector.get_columns(table.name)}
-        indexes = {index["name"] for index in inspector.get_indexes(table.name)}
-        found += [f"schema: column {table.name}.{c.name} is missing" for c in table.columns if c.name not in columns]
-        found += [f"schema: index {i.name} is missing" for i in table.indexes if i.name not in indexes]
-    return found
+        # Without a WAL it can also be opened where nothing can be written.
+        copy.execute("PRAGMA journal_mode=DELETE")
 
 
 def history() -> list[tuple[str, str]]:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from liteflow.storage import checking, schema
+from liteflow.storage import checking, recording, schema
 from liteflow.storage.history import open_history
+from liteflow.storage.models import from_microseconds
 from tests.conftest import ROOT, Script, liteflow, states_of, wait_until
 
 FLOW = Path(__file__).with_name("storage_flow.py")
@@ -133,7 +134,7 @@ def numbers(some: Sequence[int], all_up_to: int) -> Sequence[int]:
 
 
 @needs_strace
-@pytest.mark.parametrize("number", numbers([2, 25, 60, 75], 140))
+@pytest.mark.parametrize("number", numbers([2, 25, 70], 140))
 def test_a_write_that_fails_ends_the_run_and_it_goes_on_later(place: Place, number: int) -> None:
     """In the thread that drives the run, and in the one that began it: strace counts for each."""
     inject = f"inject=pwrite64:error=EIO:when={number}"
@@ -224,7 +225,21 @@ def finished(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "there"
     directory.mkdir()
     place = Place(directory)
-    assert place.run().returncode == 0
+    database = schema.open_database(place.db, create=True)
+    with database.write() as session:
+        facts = recording.DagFacts("flow", None, (), "{}", None, "x")
+        recording.create_run(
+            session,
+            recording.record_dag(session, facts, 1),
+            run_id="r",
+            logical_date=from_microseconds(1),
+            params_json="{}",
+            structure_digest="x",
+            tasks=[recording.TaskFacts("first", [], "all_success")],
+            executor_pk=None,
+            now_us=1,
+        )
+    database.close()
     os.chmod(place.db, 0o444)
     os.chmod(place.directory, 0o555)
     yield place.directory
@@ -233,14 +248,14 @@ def finished(tmp_path: Path) -> Iterator[Path]:
 
 def test_what_may_only_be_read_can_be_looked_at(finished: Path) -> None:
     before = sorted(os.listdir(finished))
-    for command in (["runs"], ["show", "flow/r"], ["logs", "flow/r"], ["db", "check"], ["db", "current"]):
+    for command in (["runs"], ["show", "flow/r"], ["db", "check"]):
         done = as_nobody_special(*command, "--db", "faulty.db", cwd=finished)
         assert done.returncode == 0, done.stderr
     assert sorted(os.listdir(finished)) == before
 
 
 def test_what_may_only_be_read_is_not_written(finished: Path) -> None:
-    for command in (["run", "storage_flow.py"], ["pools", "set", "p", "1"], ["db", "downgrade", "base", "--yes"]):
+    for command in (["run", "storage_flow.py"], ["db", "downgrade", "base", "--yes"]):
         done = as_nobody_special(*command, "--db", "faulty.db", cwd=finished)
         assert done.returncode == 3, done.stderr
         assert "writ" in done.stderr.splitlines()[-1]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from liteflow.errors import StorageError
+from liteflow.storage import engine
 from liteflow.storage.engine import Database, database_url, storage_error
 from liteflow.storage.models import Pool
 from liteflow.storage.schema import open_database
@@ -62,6 +66,21 @@ def test_foreign_keys_and_wal_are_on(database: Database) -> None:
     with database.read() as session:
         assert session.scalar(text("PRAGMA foreign_keys")) == 1
         assert session.scalar(text("PRAGMA journal_mode")) == "wal"
+
+
+def test_each_setting_of_a_connection_is_made_to_its_end(db: str) -> None:
+    """The change to WAL failed at its commit, unseen, and the run went on with another journal and "is locked"."""
+    left: list[sqlite3.Cursor] = []
+
+    class Watched(sqlite3.Connection):
+        def execute(self, *args: Any) -> sqlite3.Cursor:
+            left.append(super().execute(*args))
+            return left[-1]
+
+    with closing(sqlite3.connect(db, factory=Watched)) as connection:
+        engine._configure(connection, None)  # type: ignore[arg-type]
+        assert len(left) > 3
+        assert [cursor.fetchall() for cursor in left] == [[]] * len(left)
 
 
 def test_a_write_scope_holds_the_lock_from_its_first_statement(database: Database, db: str) -> None:
@@ -156,18 +175,105 @@ def test_a_driver_error_is_one_line_with_the_path(database: Database, db: str) -
 
 
 @pytest.mark.parametrize(
-    ("driver_says", "cure"),
+    ("name", "driver_says", "cure"),
     [
-        ("attempt to write a readonly database", "make the file and its directory writable"),
-        ("database is locked", "end that program"),
-        ("database or disk is full", "make room"),
-        ("unable to open database file", "does its directory exist"),
-        ("file is not a database", "the file is something else"),
-        ("database disk image is malformed", "restore it from a backup"),
+        ("SQLITE_READONLY", "attempt to write a readonly database", "make the file and its directory writable"),
+        ("SQLITE_READONLY_DBMOVED", "attempt to write a readonly database", "was removed or replaced"),
+        ("SQLITE_BUSY", "database is locked", "another program has held it for 60 s; end that program"),
+        ("SQLITE_BUSY_RECOVERY", "database is locked", "end that program"),
+        ("SQLITE_LOCKED", "database table is locked", "end that program"),
+        ("SQLITE_FULL", "database or disk is full", "make room"),
+        ("SQLITE_IOERR_WRITE", "disk I/O error", "a quota or a limit of file sizes"),
+        ("SQLITE_IOERR_FSYNC", "disk I/O error", "liteflow db check --db /x/y.db"),
+        ("SQLITE_CANTOPEN", "unable to open database file", "does its directory exist"),
+        ("SQLITE_NOTADB", "file is not a database", "the file is something else"),
+        ("SQLITE_CORRUPT", "database disk image is malformed", "restore it from a backup"),
+        ("SQLITE_TOOBIG", "string or blob too big", "hand on the path"),
+        ("SQLITE_ERROR", "no such table: x", "SQLITE_ERROR"),
     ],
 )
-def test_each_trouble_comes_with_its_cure(driver_says: str, cure: str) -> None:
-    error = storage_error("/x/y.db", sqlite3.OperationalError(driver_says))
+def test_each_trouble_comes_with_its_cure(name: str, driver_says: str, cure: str) -> None:
+    cause = sqlite3.OperationalError(driver_says)
+    cause.sqlite_errorname = name
+    error = storage_error("/x/y.db", cause)
     assert str(error).startswith(f"/x/y.db: {driver_says} (")
     assert cure in str(error)
     assert error.exit_code == 3
+
+
+def test_an_error_of_a_full_disk_says_so_whatever_sqlite_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        f_bavail, f_frsize = 3, 4096
+
+    cause = sqlite3.OperationalError("disk I/O error")
+    cause.sqlite_errorname = "SQLITE_IOERR_SHMSIZE"
+    monkeypatch.setattr(os, "statvfs", lambda path: Full)
+    assert "the disk is full" in str(storage_error("/x/y.db", cause))
+
+
+def test_a_program_that_holds_the_database_is_waited_for_and_then_named(
+    db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_MS", 200)
+    database = open_database(db, create=True, pooled=False)
+    with closing(sqlite3.connect(db, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        told = r"locked \(another program has held it for 0.2 s"
+        with pytest.raises(StorageError, match=told), database.write() as session:
+            session.add(Pool(name="p", slots=1))
+            session.flush()
+        with database.read() as session:  # which needs no lock
+            assert session.scalar(text("SELECT 1")) == 1
+    with database.write() as session:
+        session.add(Pool(name="p", slots=1))
+    assert count(database) == 1
+
+
+def test_an_sqlite_that_is_too_old_is_refused(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(StorageError, match="too old; liteflow needs 3.35.0 or later"):
+        open_database(db, create=True)
+
+
+MOUNTS = """/dev/sda1 / ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+/dev/sdb1 /home/me/local ext4 rw 0 0
+//server/a /mnt/with\\040blank cifs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/srv/a.db", None),
+        ("/home/me/a.db", "nfs4"),
+        ("/home/me/local/a.db", None),
+        ("/homely/a.db", None),
+        ("/mnt/with blank/a.db", "cifs"),
+    ],
+)
+def test_a_network_file_system_is_refused_unless_allowed(
+    path: str, kind: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mounts").write_text(MOUNTS)
+    monkeypatch.setattr(engine, "_MOUNTS", str(tmp_path / "mounts"))
+    if kind is None:
+        engine.refuse_network(path)
+        return
+    with pytest.raises(StorageError, match=f"network file system .{kind}.*local disk, or set {engine.ALLOW_NETWORK}=1"):
+        engine.refuse_network(path)
+    monkeypatch.setenv(engine.ALLOW_NETWORK, "1")
+    engine.refuse_network(path)
+
+
+def test_a_database_on_a_network_file_system_is_only_read(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_database(db, create=True).close()
+    mounts = Path(db).with_name("mounts")
+    mounts.write_text(f"server:/x {Path(db).parent} nfs rw 0 0\n")
+    monkeypatch.setattr(engine, "_MOUNTS", str(mounts))
+    database = open_database(db, pooled=False)
+    assert count(database) == 0
+    with pytest.raises(StorageError, match="network file system"), database.write():
+        pytest.fail("must not be entered")
+    with pytest.raises(StorageError, match="network file system"):
+        open_database(db, create=True)

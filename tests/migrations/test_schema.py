@@ -19,7 +19,7 @@ from liteflow.errors import (
     SchemaTooNewError,
     StorageError,
 )
-from liteflow.storage import schema
+from liteflow.storage import checking, schema
 from tests.conftest import ROOT, liteflow
 
 
@@ -180,7 +180,7 @@ def test_somebody_elses_database_is_refused_and_left_untouched(tmp_path: Path) -
 def test_an_empty_file_is_created_at_head(db: str) -> None:
     Path(db).touch()
     schema.open_database(db, create=True).close()
-    assert schema.check(db) == []
+    assert checking.check(db) == []
 
 
 def test_upgrade_backs_up_what_is_there(db: str) -> None:
@@ -228,7 +228,7 @@ def test_four_first_upgrades_at_once(db: str) -> None:
     ]
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, errors
-    assert schema.check(db) == []
+    assert checking.check(db) == []
 
 
 def test_check_names_what_is_wrong(db: str) -> None:
@@ -238,7 +238,7 @@ def test_check_names_what_is_wrong(db: str) -> None:
     connection.execute("INSERT INTO liteflow_xcom VALUES (1, 99, 'k', 'json', 4, x'00', x'00')")
     connection.commit()
     connection.close()
-    found = schema.check(db)
+    found = checking.check(db)
     assert "schema: index ix_liteflow_log_record_task_instance_pk is missing" in found
     assert any(line.startswith("foreign key: liteflow_xcom row 1") for line in found)
 
