@@ -281,9 +281,8 @@ def storage_error(path: str, error: BaseException) -> StorageError:
     """One line with the path and what to do, for an error of the driver."""
     driver_error = error.orig if isinstance(error, exc.DBAPIError) else error
     if isinstance(driver_error, UnicodeDecodeError):  # text that is none, in a row or in a message that quotes it
-        return StorageError(
-            f"{path}: holds text that is no UTF-8 ({_CURES['SQLITE_CORRUPT'].format(path=path)})", path=path
-        )
+        cure = _CURES["SQLITE_CORRUPT"].format(path=path)
+        return StorageError(f"{path}: holds text that is no UTF-8 ({cure})", path=path)
     name = getattr(driver_error, "sqlite_errorname", None)
     told = " ".join(str(driver_error).split())
     return StorageError(f"{path}: {told} ({_cure(path, name or '')})", path=path)
