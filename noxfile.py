@@ -12,6 +12,9 @@ nox.options.sessions = ["lint", "types", "tests", "examples", "wheel"]
 nox.options.error_on_missing_interpreters = False
 nox.options.default_venv_backend = "venv"
 
+FULL_SIZE_TIMEOUT_S = 4 * 3600
+"""For one test of the sessions `crash` and `faults`."""
+
 PYTHONS = ["3.11", "3.12", "3.13"]
 
 
@@ -35,6 +38,30 @@ def tests(session: nox.Session) -> None:
     """All tests, on each Python that is there."""
     session.install("-e", ".[dev]")
     session.run("python", "-m", "pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session(python="3.11")
+def crash(session: nox.Session) -> None:
+    """The tests of kills and power cuts at full size: hours. Prints how many of each there were."""
+    _at_full_size(session, "tests/crash")
+
+
+@nox.session(python="3.11")
+def faults(session: nox.Session) -> None:
+    """The tests of broken disks, hostile tasks, input and signals at full size. Prints how many of each there were."""
+    _at_full_size(session, "tests/faults")
+
+
+def _at_full_size(session: nox.Session, directory: str) -> None:
+    session.install("-e", ".[dev]")
+    report = Path(session.create_tmp()).absolute() / "report.txt"
+    report.unlink(missing_ok=True)
+    session.run(
+        *("python", "-m", "pytest", "-n", "auto", "--timeout", str(FULL_SIZE_TIMEOUT_S), directory, *session.posargs),
+        env={"LITEFLOW_TESTS": "full", "LITEFLOW_REPORT": str(report)},
+        success_codes=[0, 1],  # the counts are wanted also, and above all, when something was found
+    )
+    print(report.read_text() if report.exists() else "no test has reported anything", end="")
 
 
 @nox.session(python="3.11")

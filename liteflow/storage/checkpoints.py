@@ -3,8 +3,8 @@
 SQLite's own checkpoints after a commit are switched off (`PRAGMA wal_autocheckpoint=0`). Before version 3.51.3 (and
 3.50.7, 3.44.6) a checkpoint that finds nothing to copy, while another connection's commit begins the WAL anew, can
 leave a wrong note of what has been copied, and the database is damaged later (https://sqlite.org/wal.html, "The
-WAL-Reset Bug"). That cannot happen here: whoever makes a checkpoint first takes a lock, and under it writes a page. Until the
-checkpoint has copied that page nobody may begin the WAL anew, and nobody else makes checkpoints.
+WAL-Reset Bug"). That cannot happen here: whoever makes a checkpoint first takes a lock, and under it writes a page.
+Until the checkpoint has copied that page nobody may begin the WAL anew, and nobody else makes checkpoints.
 
 The lock is one of the kernel (`flock`) on the WAL itself, so it leaves nothing behind and ends with its process. SQLite
 has no locks on that file, so closing it drops none, unlike with the database and its `-shm`.
