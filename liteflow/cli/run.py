@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -19,33 +18,6 @@ from liteflow.cli.common import db_option, echo, examples, json_option, print_js
 
 if TYPE_CHECKING:
     from liteflow.authoring.dag import Dag
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came; like Ctrl-C, with another exit code."""
-
-
-@contextlib.contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM raise once; those that come after the first have the run killed at once."""
-    is_told = False
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal is_told
-        if is_told:
-            from liteflow.execution.running import kill_what_runs
-
-            kill_what_runs()
-            return
-        is_told = True
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @examples(
@@ -102,8 +74,10 @@ def run_command(
         begin = partial(dag.run, given, run_id=run_id, logical_date=moment)
     else:
         begin = partial(dag.resume, _run_id(dag, resume), accept_changes=accept_changes, force=force)
+    from liteflow.execution.stopping import Terminated
+
     try:
-        with stopped_by_signals():
+        with _signals_that_raise():
             run = begin(max_workers=workers, progress=False if quiet else None)
     except Terminated:
         _stopped(143)
@@ -114,6 +88,23 @@ def run_command(
     else:
         echo(f"{run.dag_id}/{run.run_id} {run.state}")
     sys.exit(0 if run.state == "success" else 1)
+
+
+@contextlib.contextmanager
+def _signals_that_raise() -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM raise, unless they are ignored, as after `nohup`; see `execution/stopping.py`."""
+    from liteflow.execution.stopping import terminate
+
+    raising = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate}
+    before = {number: signal.getsignal(number) for number in raising}
+    for number, handler in raising.items():
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, known in before.items():
+            signal.signal(number, known)
 
 
 def _stopped(code: int) -> NoReturn:

@@ -466,6 +466,11 @@ class Loop:
         with self._database.read() as session:
             wanted = recording.cancel_requested(session, self._executor_pk)
             tasks = recording.cancelled_instances(session, self._executor_pk)
+            owned = recording.owned_runs(session, self._executor_pk)
+        begun = {run.pk for run in turn.begun}
+        lost = [run for run in self.runs.values() if run.pk not in owned and run.pk not in begun]
+        if lost:
+            self._drop(lost, turn)
         for pk in wanted:
             if pk in self.runs:
                 self._cancel(self.runs[pk], turn)

@@ -123,7 +123,8 @@ class Recoverer:
         owner = None if run.state.is_terminal else run.owner
         if owner is not None:
             self._refuse_living(run, owner, force)
-            self._end_tries_of(run, owner)
+            if not force:
+                self._end_tries_of(run, owner)
         with self._database.write(durable=True) as session:
             changes = self._changes(session, prepared, run, accept_changes)
             if not recovery.take_over(session, run, self._executor_pk, _now_us()):
@@ -142,7 +143,7 @@ class Recoverer:
                 _reopen(session, prepared, run)
             taken = _rebuild(session, prepared, run, listener, given_up)
         if owner is not None and force:
-            self._end_tries_of(run, owner)  # what it began before it lost the run
+            self._end_tries_of(run, owner)  # not before: it may live, and would record how these ended
         return taken
 
     def _refuse_living(self, run: RecordedRun, owner: Owner, force: bool) -> None:

@@ -16,6 +16,7 @@ from liteflow.execution.handle import RunHandle
 from liteflow.execution.progress import Display, choose_display, db_hint
 from liteflow.execution.requests import check_request
 from liteflow.execution.service import INTERRUPT_GRACE_S, ExecutorService
+from liteflow.execution.stopping import StopSignals
 
 if TYPE_CHECKING:
     from liteflow.execution.active import Listener, RunEvent
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 MOST_WAITING_EVENTS = 50_000
 """Log lines beyond this many that the display has not shown yet are not shown; they are in the database."""
+
+SIGNAL_POLL_S = 0.1
+"""How often the thread that waits for a run asks whether it is to stop."""
 
 
 def run_dag(
@@ -65,16 +69,6 @@ def resume_dag(
     return _drive(dag, resume, max_workers=max_workers, executor=executor, progress=progress)
 
 
-_services: list[ExecutorService] = []
-"""The services of runs that go on in this process."""
-
-
-def kill_what_runs() -> None:
-    """End what `dag.run` and `dag.resume` have begun in this process, at once. A signal handler may call it."""
-    for service in _services:
-        service.interrupt(0.0)
-
-
 def _drive(
     dag: Dag,
     begin: Callable[[ExecutorService, Listener | None], RunHandle],
@@ -93,44 +87,61 @@ def _drive(
     display = choose_display(progress)
     if executor is None:  # no more slots than there are tasks to fill them
         max_workers = min(max_workers or usable_cpus(), max(1, len(dag.tasks)))
-    handle = service = None
-    try:
-        with ExecutorService(
-            dag.db_path, dags=[dag], max_workers=max_workers, executor=executor, recover=False
-        ) as service:
-            _services.append(service)
-            handle = begin(service, listen if display else None)
-            try:
-                if display is not None and handle.is_driven_here:
-                    _show(display, dag, handle, events)
-                return handle.wait()
-            except KeyboardInterrupt:
-                if display is not None and handle.is_driven_here:
-                    _say(
-                        f"stopping: nothing more is begun, what runs may go on for {INTERRUPT_GRACE_S:g} s; "
-                        "once more to kill it now"
-                    )
-                raise
-    except KeyboardInterrupt:
-        if display is not None and handle is not None and handle.is_driven_here and not handle.run.state.is_terminal:
-            which = shlex.quote(f"{dag.place.file}:{dag.dag_id}")
-            _say(
-                f"run {handle.run_id} is not finished. Go on with it: liteflow run {which} "
-                f"--resume {handle.run_id}{db_hint(handle.run.history.database.path)}"
-            )
-        raise
-    finally:
-        if service in _services:
-            _services.remove(service)
+    handle = None
+    with StopSignals() as signals:
+        try:
+            with ExecutorService(
+                dag.db_path, dags=[dag], max_workers=max_workers, executor=executor, recover=False
+            ) as service:
+                signals.service = service
+                signals.check()
+                handle = begin(service, listen if display else None)
+                try:
+                    if display is not None and handle.is_driven_here:
+                        _show(display, dag, handle, events, signals)
+                    return _wait(handle, signals)
+                except KeyboardInterrupt:
+                    if display is not None and handle.is_driven_here:
+                        _say(
+                            f"stopping: nothing more is begun, what runs may go on for {INTERRUPT_GRACE_S:g} s; "
+                            "once more to kill it now"
+                        )
+                    raise
+        except KeyboardInterrupt:
+            if display is not None and handle is not None and handle.is_driven_here:
+                _say_how_to_go_on(dag, handle)
+            raise
+
+
+def _wait(handle: RunHandle, signals: StopSignals) -> DagRun:
+    """Wait for the run as `RunHandle.wait` does, and hear signals meanwhile."""
+    while True:
+        signals.check()
+        try:
+            return handle.wait(SIGNAL_POLL_S)
+        except TimeoutError:
+            continue
+
+
+def _say_how_to_go_on(dag: Dag, handle: RunHandle) -> None:
+    if not handle.run.state.is_terminal:
+        which = shlex.quote(f"{dag.place.file}:{dag.dag_id}")
+        _say(
+            f"run {handle.run_id} is not finished. Go on with it: liteflow run {which} "
+            f"--resume {handle.run_id}{db_hint(handle.run.history.database.path)}"
+        )
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _show(display: Display, dag: Dag, handle: RunHandle, events: queue.SimpleQueue[RunEvent]) -> None:
+def _show(
+    display: Display, dag: Dag, handle: RunHandle, events: queue.SimpleQueue[RunEvent], signals: StopSignals
+) -> None:
     with display.showing(dag, handle.run):
         while not handle.over():
+            signals.check()
             try:
                 display.take(events.get(timeout=display.refresh_s))
             except queue.Empty:

@@ -354,7 +354,8 @@ class SlotEngine:
 
     def _kill_step(self, slot: Slot) -> None:
         """Kill what came from the slot while its process, stopped, still adopts orphans; and then that itself."""
-        send(slot.pid, signal.SIGSTOP)
+        if slot.ready:  # before, it would stay stopped for ever if this process died now: nothing ties the two yet
+            send(slot.pid, signal.SIGSTOP)
         if not self._kill_leftovers(slot):
             send(slot.pid, signal.SIGKILL, group=True)
             send(slot.pid, signal.SIGKILL)
