@@ -56,12 +56,12 @@ def _at_full_size(session: nox.Session, directory: str) -> None:
     session.install("-e", ".[dev]")
     report = Path(session.create_tmp()).absolute() / "report.txt"
     report.unlink(missing_ok=True)
-    session.run(
-        *("python", "-m", "pytest", "-n", "auto", "--timeout", str(FULL_SIZE_TIMEOUT_S), directory, *session.posargs),
-        env={"LITEFLOW_TESTS": "full", "LITEFLOW_REPORT": str(report)},
-        success_codes=[0, 1],  # the counts are wanted also, and above all, when something was found
-    )
-    print(report.read_text() if report.exists() else "no test has reported anything", end="")
+    pytest = ("python", "-m", "pytest", "-n", "auto", "--timeout", str(FULL_SIZE_TIMEOUT_S), directory)
+    full = {"LITEFLOW_TESTS": "full", "LITEFLOW_REPORT": str(report)}
+    try:
+        session.run(*pytest, *session.posargs, env=full)
+    finally:  # the counts are wanted also, and above all, when something was found
+        print(report.read_text() if report.exists() else "no test has reported anything", end="")
 
 
 @nox.session(python="3.11")
