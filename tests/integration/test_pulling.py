@@ -322,15 +322,15 @@ def test_a_callback_is_due_until_it_has_ended(database: Database) -> None:
             session,
             [
                 CallbackFacts(run_pk, "on_failure", first, 2),
-                CallbackFacts(run_pk, "dag_on_failure"),
+                CallbackFacts(run_pk, "dag_on_failure", position=1),
                 CallbackFacts(other_pk, "dag_on_success"),
             ],
             5,
         )
         assert callbacks.store_callbacks(session, [], 5) == []
     assert due(database, run_pk) == [
-        DueCallback(ids[0], "on_failure", first, 2),
-        DueCallback(ids[1], "dag_on_failure", None, None),
+        DueCallback(ids[0], "on_failure", first, 2, 0),
+        DueCallback(ids[1], "dag_on_failure", None, None, 1),
     ]
     for _ in range(2):  # the second time is no mistake
         with database.write() as session:

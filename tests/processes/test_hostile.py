@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from liteflow import Dag, ExecutorService, task
-from liteflow.errors import RunInterruptedError, ServiceError, StorageError
+from liteflow.errors import ServiceError, StorageError
 from liteflow.storage.history import open_history
 from tests.conftest import Script, lines_of, liteflow, states_of, wait_until
 
@@ -300,7 +300,7 @@ def test_a_stopped_service_says_so_and_leaves_no_run_waiting(db: str) -> None:
         service.start()
 
 
-def test_a_queued_run_whose_process_is_gone_is_interrupted(script: Callable[..., Script], tmp_path: Path) -> None:
+def test_a_queued_run_whose_process_is_gone_goes_on(script: Callable[..., Script], tmp_path: Path) -> None:
     made = script(
         "import os\nfrom liteflow import Dag, ExecutorService, task\n@task\ndef one():\n    pass\n"
         "with Dag('orphan', db_path='o.db') as dag:\n    one()\n"
@@ -313,8 +313,8 @@ def test_a_queued_run_whose_process_is_gone_is_interrupted(script: Callable[...,
     assert "interrupted" in liteflow("runs", "--db", "o.db", cwd=tmp_path).stdout
     with Dag("orphan", db_path=tmp_path / "o.db") as dag:
         one()
-    with pytest.raises(RunInterruptedError):
-        dag.run(run_id="nightly", progress=False)
+    assert dag.run(run_id="nightly", progress=False).state == "success"
+    assert len(dag.runs()) == 1
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced"])
