@@ -445,3 +445,60 @@ def test_an_interrupted_run_can_be_cancelled(script: Make, tmp_path: Path) -> No
 
 def test_the_owner_is_a_fact_of_the_error() -> None:
     assert RunOwnedError("text", run_id="r", pid=1).pid == 1
+
+
+@task
+def fail_or(number: int, flag: str) -> int:
+    if not os.path.exists(flag):
+        raise ValueError(number)
+    return number
+
+
+def over_successes(db: str, first: str, second: str) -> Dag:
+    """A task mapped over two items, the first of which fails without its flag, and one over what of it succeeded."""
+    with Dag("over", db_path=db) as dag:
+        some = even_or_flag.partial(flag=first).expand(number=[1, 2])
+        fail_or.override(trigger_rule="all_done").partial(flag=second).expand(number=some)
+    return dag
+
+
+@pytest.mark.filterwarnings("ignore::liteflow.DagWarning")
+def test_what_was_mapped_over_successes_and_failed_is_mapped_over_all_of_them_now(db: str, tmp_path: Path) -> None:
+    flag = str(tmp_path / "flag")
+    dag = over_successes(db, flag, flag)
+    before = {"even_or_flag[0]": "failed", "even_or_flag[1]": "success"}
+    assert states(dag.run(run_id="r", progress=False)) == before | {"fail_or[0]": "failed"}
+    Path(flag).touch()
+    done = dag.resume("r", progress=False)
+    assert done.xcom("fail_or") == [1, 2]
+    assert tries(done) == {"even_or_flag[0]": 2, "even_or_flag[1]": 1, "fail_or[0]": 2, "fail_or[1]": 1}
+
+
+@pytest.mark.filterwarnings("ignore::liteflow.DagWarning")
+def test_what_was_mapped_over_fewer_now_comes_back_when_they_are_more_again(db: str, tmp_path: Path) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    Path(first).touch()
+    dag = over_successes(db, first, second)
+    dag.run(run_id="r", progress=False)
+    with Dag("over", db_path=db) as other:  # one item less, and again one more
+        some = even_or_flag.partial(flag=first).expand(number=[1])
+        fail_or.override(trigger_rule="all_done").partial(flag=second).expand(number=some)
+    Path(second).touch()
+    with pytest.raises(RunConflictError, match="mapped over 1 items and not 2"):
+        other.resume("r", progress=False)
+    assert dag.resume("r", progress=False).xcom("fail_or") == [1, 2]
+
+
+@pytest.mark.filterwarnings("ignore::liteflow.DagWarning")
+def test_what_succeeded_in_part_over_a_value_that_is_made_anew_needs_a_new_run(db: str, tmp_path: Path) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    Path(second).touch()
+    with Dag("over", db_path=db) as dag:
+        some = even_or_flag.partial(flag=first).expand(number=[1, 2])
+        below = fail_or.override(trigger_rule="all_done").partial(flag=second).expand(number=some)
+        some >> take.override(task_id="end")("x")
+        below >> take.override(task_id="other")("x")
+    assert dag.run(run_id="r", progress=False).state == "failed"
+    Path(first).touch()
+    with pytest.raises(RunConflictError, match="'fail_or' is mapped over a value that would be made anew"):
+        dag.resume("r", progress=False)
