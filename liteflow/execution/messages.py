@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import marshal
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 _HEADER = struct.Struct("!4sQ")
@@ -16,6 +17,11 @@ _MAGIC = b"lfw1"
 
 class BrokenStreamError(Exception):
     """What came is no frame: something else wrote into the connection."""
+
+    def __init__(self, text: str, messages: Sequence[tuple[Any, ...]] = ()) -> None:
+        super().__init__(text)
+        self.messages = messages
+        """What was whole before that."""
 
 
 def pack(message: tuple[Any, ...]) -> bytes:
@@ -32,9 +38,16 @@ class Unpacker:
         self._wanted: int | None = None
 
     def feed(self, piece: bytes | memoryview) -> list[tuple[Any, ...]]:
-        """Take in a piece; returns the messages that it completed, in order. Raises BrokenStreamError."""
+        """Take in a piece; returns the messages that it completed, in order. Raises BrokenStreamError, with those."""
         self._buffer += piece
-        messages = []
+        messages: list[tuple[Any, ...]] = []
+        try:
+            self._take_out(messages)
+        except BrokenStreamError as error:
+            raise BrokenStreamError(str(error), messages) from None
+        return messages
+
+    def _take_out(self, messages: list[tuple[Any, ...]]) -> None:
         start = 0
         while True:
             if self._wanted is None:
@@ -52,7 +65,6 @@ class Unpacker:
             start += self._wanted
             self._wanted = None
         del self._buffer[:start]
-        return messages
 
 
 def _load(body: memoryview) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from typing import Any
 from liteflow.errors import StorageError
 from liteflow.execution.jobs import Job, LogLine, Outcome, charge_log
 from liteflow.execution.memory import Gauge
-from liteflow.execution.messages import Unpacker, pack
+from liteflow.execution.messages import BrokenStreamError, Unpacker, pack
 from liteflow.execution.output import OutputReader
 from liteflow.execution.processes import send, slot_lock_path
 from liteflow.execution.worker import BOOTSTRAP, TOKEN
@@ -211,7 +211,11 @@ class Slot:
             if not piece:
                 self._forget_connection()
                 return
-            self.received.extend(self._unpacker.feed(piece))
+            try:
+                self.received.extend(self._unpacker.feed(piece))
+            except BrokenStreamError as error:
+                self.received.extend(error.messages)
+                raise
             if len(piece) < _READ_BYTES:
                 return
 

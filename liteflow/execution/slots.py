@@ -174,12 +174,19 @@ class SlotEngine:
             events.lines += slot.read_output()
             return
         slot.send_more()
+        self._hear(slot, events)
+
+    def _hear(self, slot: Slot, events: Events) -> None:
+        """Take in what the slot says; one that says what makes no sense is given up after what made sense."""
+        is_broken = False
         try:
             slot.receive()
         except BrokenStreamError:
-            self._give_up_on(slot, "something wrote into the worker's connection")
+            is_broken = True
         events.lines += slot.read_output()
         self._take_messages(slot, events)
+        if is_broken:
+            self._give_up_on(slot, "something wrote into the worker's connection")
 
     def _take_messages(self, slot: Slot, events: Events) -> None:
         while slot.received:
@@ -343,11 +350,7 @@ class SlotEngine:
     def _tell_to_end(self, slot: Slot, job: Job, events: Events) -> None:
         """Tell the job in hand to end, after a last look whether it has ended: the one behind it is innocent."""
         events.returned += slot.take_back()
-        try:
-            slot.receive()
-        except BrokenStreamError:
-            self._give_up_on(slot, "something wrote into the worker's connection")
-        self._take_messages(slot, events)
+        self._hear(slot, events)
         if not slot.sweeping and slot.jobs and slot.jobs[0] is job:
             slot.dying_since = time.monotonic()
             slot.terminate()
@@ -366,7 +369,7 @@ class SlotEngine:
         try:
             slot.receive()
         except BrokenStreamError:
-            slot.received.clear()
+            pass  # what made sense before is taken; that the process is over is known
         self._take_messages(slot, events)
         lost = slot.verdict is not None or bool(slot.jobs)
         if lost and sys.platform == "linux" and self._kill_leftovers(slot):

@@ -152,3 +152,9 @@ def test_a_frame_whose_magic_word_was_changed_is_noticed(where: int, change: int
 def test_only_plain_types_travel() -> None:
     with pytest.raises(ValueError, match="unmarshallable"):
         pack((object(),))
+
+
+def test_what_was_whole_before_the_garbage_is_not_lost() -> None:
+    with pytest.raises(BrokenStreamError) as caught:
+        Unpacker().feed(pack(("end", 1)) + pack(("start", 2)) + b"garbage" * 10)
+    assert caught.value.messages == [("end", 1), ("start", 2)]
