@@ -97,7 +97,7 @@ class ForeignEngine:
     def __init__(self, executor: Executor, count: int) -> None:
         self._executor = executor
         self._count = getattr(executor, "_max_workers", None) or count
-        self._done: queue.SimpleQueue[tuple[Job, Future[Reply]] | None] = queue.SimpleQueue()
+        self._done: queue.Queue[tuple[Job, Future[Reply]] | None] = queue.Queue()
         self._live: dict[Job, Future[Reply]] = {}
         self._fresh: list[Job] = []
         self._vacancy_numbers = itertools.count(1)

@@ -78,7 +78,8 @@ def _drive(
     progress: bool | None,
 ) -> DagRun:
     """Have a service of its own drive one run, and show how it goes on."""
-    events: queue.SimpleQueue[RunEvent] = queue.SimpleQueue()
+    # Not SimpleQueue: up to Python 3.12 it waits for ever when a signal's handler outlasts what is left of a timeout.
+    events: queue.Queue[RunEvent] = queue.Queue()
 
     def listen(event: RunEvent) -> None:
         if event.kind != "line" or events.qsize() < MOST_WAITING_EVENTS:
@@ -136,9 +137,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _show(
-    display: Display, dag: Dag, handle: RunHandle, events: queue.SimpleQueue[RunEvent], signals: StopSignals
-) -> None:
+def _show(display: Display, dag: Dag, handle: RunHandle, events: queue.Queue[RunEvent], signals: StopSignals) -> None:
     with display.showing(dag, handle.run):
         while not handle.over():
             signals.check()

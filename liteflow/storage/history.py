@@ -326,6 +326,8 @@ class History:
         Tried in that order. Raises AmbiguousRunError, which lists the candidates, and NotFoundError.
         """
         identifier = text_for_database(identifier)
+        if not identifier.strip():
+            raise NotFoundError("the name of the run is empty; name one of: liteflow runs", identifier=identifier)
         with self.read() as session:
             dag_id, slash, run_id = identifier.partition("/")
             if slash:

@@ -394,3 +394,19 @@ def test_json_is_not_spoilt_by_what_the_file_prints(script: Make, tmp_path: Path
     made = script("print('hello')\nfrom liteflow import Dag\nDag('noise')\n")
     done = liteflow("run", str(made.path), "--json", "-q", cwd=tmp_path)
     assert json.loads(done.stdout)["state"] == "success"
+
+
+def test_ctrl_c_is_heard_after_a_signal_whose_handler_took_long(script: Make) -> None:
+    made = script(
+        "import os, signal, time\nfrom liteflow import Dag, task\n@task\ndef nap():\n    time.sleep(300)\n"
+        "with Dag('naps', db_path='naps.db') as dag:\n    nap()\n"
+        "def first(*_):\n"
+        "    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 1)\n"
+        "    time.sleep(0.7)  # longer than the display waits at a time\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGALRM, first)\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 2)\n"
+        "    dag.run(progress=True)\n"
+    )
+    assert "is not finished. Go on with it" in made.run().stderr
