@@ -371,6 +371,8 @@ class SlotEngine:
         except BrokenStreamError:
             pass  # what made sense before is taken; that the process is over is known
         self._take_messages(slot, events)
+        if slot in self._leaving:
+            return  # its last word was that its task left something running, and another slot is in its place
         lost = slot.verdict is not None or bool(slot.jobs)
         if lost and sys.platform == "linux" and self._kill_leftovers(slot):
             return  # once more at the next tick, until all of it is gone

@@ -16,7 +16,10 @@ import pytest
 
 from liteflow import Dag, ExecutorService, task
 from liteflow.execution import liveness
+from liteflow.execution.jobs import Events
 from liteflow.execution.liveness import OwnLock, end_leftovers, lock_directory, state_of_owner
+from liteflow.execution.slot import Slot
+from liteflow.execution.slots import SlotEngine
 from liteflow.storage.history import Owner, open_history
 from tests.conftest import Script, states_of, wait_until
 from tests.crash.harness import MARK, marked, wait_until_none_is_left
@@ -202,6 +205,28 @@ def test_what_a_successful_task_left_on_purpose_is_left_alone(db: str, tmp_path:
         assert handle.wait(timeout=60).state == "success"
     os.kill(sleeper, 0)
     os.kill(sleeper, signal.SIGKILL)
+
+
+def test_a_slot_that_is_gone_before_its_last_word_is_heard_is_replaced(
+    db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task left something running, so it ends by itself; a slow host hears of both at once."""
+    hear = SlotEngine._hear
+
+    def hear_late(engine: SlotEngine, slot: Slot, events: Events) -> None:
+        if slot.number == 1 and slot.jobs:
+            slot.process.wait(20)
+        else:
+            hear(engine, slot, events)
+
+    monkeypatch.setattr(SlotEngine, "_hear", hear_late)
+    (tmp_path / "go").touch()
+    with Dag("late", db_path=db) as dag:
+        leave_sleeper() >> hold(str(tmp_path / "go"))
+    with ExecutorService(db, max_workers=1) as service:
+        run = service.submit(dag).wait(timeout=60)
+    assert states_of(run) == {"leave_sleeper": "success", "hold": "success"}
+    os.kill(run.xcom("leave_sleeper"), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("fork", ["python_fork", "c_fork", "exec_child"])
