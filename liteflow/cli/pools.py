@@ -34,8 +34,8 @@ def _check_name(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
 def list_command(db_path: str | None, as_json: bool) -> None:
     """List the pools with their slots, and how many of those running tasks have taken."""
     from liteflow.execution.liveness import is_alive
-    from liteflow.storage.checked import checked
     from liteflow.storage.pools import list_pools
+    from liteflow.storage.untrusted import checked
 
     history = open_history(db_path)
     path = history.database.path

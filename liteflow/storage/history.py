@@ -23,10 +23,10 @@ from liteflow.authoring.ids import MAX_LENGTH, did_you_mean, shown
 from liteflow.errors import AmbiguousRunError, NotFoundError, XComDecodeError
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage import models
-from liteflow.storage.checked import checked, names, refusing_strange_values
 from liteflow.storage.engine import Database, default_db_path
 from liteflow.storage.recording import end_unowned_run, request_cancel, request_cancel_of_task, text_for_database
 from liteflow.storage.schema import open_database
+from liteflow.storage.untrusted import checked, names, refusing_strange_values
 from liteflow.storage.values import task_values
 from liteflow.storage.xcoms import decode
 

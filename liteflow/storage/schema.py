@@ -27,7 +27,6 @@ from liteflow.errors import (
     SchemaTooNewError,
     StorageError,
 )
-from liteflow.storage.checked import refuse_strange_schema
 from liteflow.storage.engine import (
     BUSY_TIMEOUT_MS,
     Database,
@@ -38,6 +37,7 @@ from liteflow.storage.engine import (
     storage_error,
 )
 from liteflow.storage.models import Base
+from liteflow.storage.untrusted import refuse_strange_schema
 
 VERSION_TABLE = "liteflow_schema"
 """Where alembic keeps the revision of the database."""

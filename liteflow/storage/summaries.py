@@ -15,10 +15,10 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from liteflow.states import EndReason, TaskInstanceState
-from liteflow.storage.checked import checked, names
 from liteflow.storage.history import TryInfo
 from liteflow.storage.models import TaskInstance, TaskTry
 from liteflow.storage.statements import in_groups
+from liteflow.storage.untrusted import checked, names
 
 _S = TaskInstanceState
 
