@@ -21,6 +21,7 @@ from typing import Any
 from liteflow.authoring.dagfile import loading
 from liteflow.errors import MissingMainGuard
 from liteflow.execution.calling import Payload, Recipe, Result, call, describe_error, trace_of
+from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, load
 from liteflow.execution.jobs import Events, Job, LogLine, Outcome, charge_log, outcome_of, why_killed
 from liteflow.execution.output import ROW_BYTES
@@ -32,12 +33,12 @@ Reply = tuple[Result, list[tuple[int, int | None, str | None, str]], int, int, s
 def run_there(code: Code, recipe: Recipe, payload: Payload, host_pid: int) -> Reply:
     """Run one try in a worker of the executor: result, log lines, start and end, load error, guard."""
     lines: list[tuple[int, int | None, str | None, str]] = []
-    started_us = _now_us()
+    started_us = clock_us()
     trace: str | None = None
     guard = None
 
     def report(text: str) -> None:
-        lines.extend((_now_us(), logging.ERROR, "liteflow.task", line) for line in text.rstrip("\n").split("\n"))
+        lines.extend((clock_us(), logging.ERROR, "liteflow.task", line) for line in text.rstrip("\n").split("\n"))
 
     with _captured(lines) if os.getpid() != host_pid else contextlib.nullcontext():
         try:
@@ -52,7 +53,7 @@ def run_there(code: Code, recipe: Recipe, payload: Payload, host_pid: int) -> Re
             result = Result("failed", "error", f"cannot load {where}: {describe_error(error)}", True, ())
         else:
             result = call(function, recipe, payload, report)
-    return result, lines, started_us, _now_us(), trace, guard
+    return result, lines, started_us, clock_us(), trace, guard
 
 
 @contextlib.contextmanager
@@ -62,7 +63,7 @@ def _captured(lines: list[tuple[int, int | None, str | None, str]]) -> Iterator[
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = self.format(record)
-            lines.extend((_now_us(), record.levelno, record.name, line) for line in text.split("\n"))
+            lines.extend((clock_us(), record.levelno, record.name, line) for line in text.split("\n"))
 
     class Printed(io.TextIOBase):
         rest = ""
@@ -72,7 +73,7 @@ def _captured(lines: list[tuple[int, int | None, str | None, str]]) -> Iterator[
 
         def write(self, text: str) -> int:
             *whole, self.rest = (self.rest + text).split("\n")
-            lines.extend((_now_us(), None, None, line) for line in whole)
+            lines.extend((clock_us(), None, None, line) for line in whole)
             return len(text)
 
     root = logging.getLogger()
@@ -117,7 +118,7 @@ class ForeignEngine:
     def submit(self, vacancy: int, jobs: list[Job]) -> None:
         for job in jobs:
             job.started_at = time.monotonic()
-            job.started_us = _now_us()
+            job.started_us = clock_us()
             try:
                 future = self._executor.submit(
                     run_there, job.code, Recipe(*job.recipe), Payload(*job.payload), os.getpid()
@@ -195,14 +196,10 @@ class ForeignEngine:
             error,
             may_retry,
             started_us=job.started_us,
-            ended_us=_now_us(),
+            ended_us=clock_us(),
         )
 
     def close(self, *, kill: bool) -> None:
         for future in self._live.values():
             future.cancel()
         self._live.clear()
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000

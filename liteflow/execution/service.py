@@ -8,7 +8,6 @@ import os
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
@@ -19,6 +18,7 @@ from liteflow.authoring.dag import Dag
 from liteflow.authoring.dagfile import refuse_while_loading
 from liteflow.authoring.ids import check_name
 from liteflow.errors import MetadataOnlyError, ServiceError
+from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, describe
 from liteflow.execution.cpus import usable_cpus
 from liteflow.execution.foreign import ForeignEngine
@@ -161,7 +161,7 @@ class ExecutorService:
         self._engine.hold_locks(str(lock_directory(self._database.path)), token)
         with self._database.write() as session:
             self._executor_pk = recording.record_executor(
-                session, token, socket.gethostname(), start_time_of(os.getpid()), _now_us()
+                session, token, socket.gethostname(), start_time_of(os.getpid()), clock_us()
             )
             for name, slots in self._wanted_pools.items():
                 pools.set_pool(session, name, slots)
@@ -271,9 +271,8 @@ class ExecutorService:
         assert self._loop is not None
         self._loop.stop(cancel=cancel)
         interrupted: KeyboardInterrupt | None = None
-        while (
-            not self._ended.is_set()
-        ):  # not join(): up to Python 3.12 a thread counts as dead once that is interrupted
+        # Not join(): up to Python 3.12 a living thread counts as dead once that is interrupted.
+        while not self._ended.is_set():
             try:
                 self._ended.wait()
             except KeyboardInterrupt as error:
@@ -327,7 +326,7 @@ class ExecutorService:
 
         assert self._database is not None
         dag = prepared.dag
-        now_us = _now_us()
+        now_us = clock_us()
         with self._database.write(durable=True) as session:
             existing = recording.find_existing_run(session, dag.dag_id, run_id)
             if existing is None:
@@ -440,12 +439,12 @@ class ExecutorService:
                 with self._database.write() as session:
                     recovery.put_back(
                         session,
-                        _now_us(),
+                        clock_us(),
                         executor_pk=self._executor_pk,
                         reason=EndReason.CANCELLED,
                         error="the executor service was stopped while it ran",
                     )
-                    recording.end_executor(session, self._executor_pk, _now_us())
+                    recording.end_executor(session, self._executor_pk, clock_us())
         finally:
             if self._lock is not None:
                 self._lock.release()
@@ -459,10 +458,6 @@ class ExecutorService:
             raise ServiceError(f"the service has given up: {loop.broken}") from loop.broken
         if self._thread is None or loop is None or loop.is_stopping:
             raise ServiceError("the service is not running: use it in a with block, or call start()")
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
 
 
 def _checked_pools(pools: Mapping[str, int]) -> dict[str, int]:

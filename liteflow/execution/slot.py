@@ -17,6 +17,7 @@ from collections import deque
 from typing import Any
 
 from liteflow.errors import StorageError
+from liteflow.execution.clock import clock_us
 from liteflow.execution.jobs import Job, LogLine, Outcome, charge_log
 from liteflow.execution.memory import Gauge
 from liteflow.execution.messages import BrokenStreamError, Unpacker, pack
@@ -234,12 +235,12 @@ class Slot:
             if not data:
                 self._forget(self.output)
                 break
-            lines += self.reader.feed(data, time.time_ns() // 1000, time.monotonic())
+            lines += self.reader.feed(data, clock_us(), time.monotonic())
         return lines
 
     def flush_output(self, *, force: bool = False) -> list[tuple[Job, LogLine]]:
         """What there is of an unfinished line."""
-        return self.reader.flush(time.time_ns() // 1000, time.monotonic(), force=force)
+        return self.reader.flush(clock_us(), time.monotonic(), force=force)
 
     def _job_of(self, number: int) -> Job | None:
         return self._all_jobs.get(number)

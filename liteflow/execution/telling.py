@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from liteflow.execution.active import RunEvent
+from liteflow.execution.clock import clock_us
 from liteflow.execution.jobs import Job, LogLine, Outcome
 from liteflow.execution.turn import Turn
 from liteflow.states import EndReason, RunState, TaskInstanceState
@@ -12,7 +11,7 @@ from liteflow.states import EndReason, RunState, TaskInstanceState
 
 def explain(job: Job, outcome: Outcome, turn: Turn, reported: set[int]) -> None:
     """Lines that liteflow itself adds to a task's log. `reported` are the functions whose loading error was told."""
-    now_us = time.time_ns() // 1000
+    now_us = clock_us()
     if outcome.load_trace and job.code_number not in reported:
         reported.add(job.code_number)
         for text in outcome.load_trace.rstrip("\n").split("\n"):

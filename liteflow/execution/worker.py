@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 from liteflow.authoring.dagfile import be_main_of_first_file, loading
 from liteflow.errors import MissingMainGuard, TaskKilled
 from liteflow.execution.calling import Payload, Recipe, Result, call, describe_error, trace_of
+from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, load
 from liteflow.execution.messages import Unpacker, pack
 from liteflow.execution.pulling import Ask
@@ -218,7 +219,7 @@ class Worker:
         trace: str | None = None
         guard = None
         function = self._function(code_number)  # imports may take long, and are not the task's time
-        self._send("start", number, time.time_ns() // 1000, time.monotonic())
+        self._send("start", number, clock_us(), time.monotonic())
         try:
             self._in_task = True
             try:
@@ -233,7 +234,7 @@ class Worker:
             result = Result("failed", "error", "TaskKilled", True, ())
         if code_number in self._load_errors:
             _, trace, guard = self._load_errors[code_number]
-        ended_us = time.time_ns() // 1000
+        ended_us = clock_us()
         # Undo what the task did to the process and would trip the next one.
         self._output.restore()
         is_restored = self._surroundings.restore()
