@@ -123,13 +123,3 @@ def _read(path: str) -> bytes:
             return file.read()
     except OSError:  # gone, not ours, or not there on this system
         return b""
-
-
-def in_words(size: int) -> str:
-    """A number of bytes for people."""
-    value = float(size)
-    for unit in ("bytes", "KiB", "MiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} GiB"

@@ -22,12 +22,14 @@ from typing import Any
 
 from liteflow.errors import ServiceError
 from liteflow.execution.calling import Result
+from liteflow.execution.clock import clock_us
 from liteflow.execution.jobs import Events, Job, Outcome, outcome_of, why_killed
-from liteflow.execution.memory import FIRST_SAMPLE_S, Gauge, OomWatch, in_words
+from liteflow.execution.memory import FIRST_SAMPLE_S, Gauge, OomWatch
 from liteflow.execution.messages import BrokenStreamError
 from liteflow.execution.processes import belonging_to_slot, describe_exit, send
 from liteflow.execution.slot import Slot
 from liteflow.states import EndReason, TaskInstanceState
+from liteflow.storage.xcoms import size_text
 
 RECALL_AFTER_S = 0.05
 """How long a job may run before those behind it in its slot are given to others."""
@@ -294,7 +296,7 @@ class SlotEngine:
                 EndReason.CRASHED,
                 why,
                 started_us=slot.jobs[0].started_us,
-                ended_us=time.time_ns() // 1000,
+                ended_us=clock_us(),
             )
         slot.sweeping = True
 
@@ -429,7 +431,7 @@ class SlotEngine:
             return f"{text} (out of memory?)"
         if self._oom.kills() <= job.oom_kills:
             return text
-        held = f" (it held {in_words(job.peak_rss_bytes)})" if job.peak_rss_bytes else ""
+        held = f" (it held {size_text(job.peak_rss_bytes)})" if job.peak_rss_bytes else ""
         return f"{text}; probably by the kernel for want of memory{held}"
 
     def _drop_if_silent(self, slot: Slot) -> None:
@@ -530,7 +532,7 @@ def _killed(job: Job, ended_us: int | None) -> Outcome:
         error,
         may_retry=reason is EndReason.TIMEOUT,
         started_us=job.started_us,
-        ended_us=ended_us or time.time_ns() // 1000,
+        ended_us=ended_us or clock_us(),
     )
 
 
@@ -546,5 +548,5 @@ def _crashed(job: Job, why: str) -> Outcome:
         EndReason.CRASHED,
         why,
         started_us=job.started_us,
-        ended_us=time.time_ns() // 1000,
+        ended_us=clock_us(),
     )

@@ -14,7 +14,7 @@ import pytest
 
 from liteflow.execution import memory
 from liteflow.execution.jobs import Job
-from liteflow.execution.memory import Gauge, OomWatch, in_words, tree_rss_bytes
+from liteflow.execution.memory import Gauge, OomWatch, tree_rss_bytes
 from liteflow.execution.slots import SlotEngine
 from tests.conftest import wait_until
 
@@ -86,14 +86,6 @@ def test_this_system_counts() -> None:
     assert OomWatch().knows
 
 
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(5, "5 bytes"), (1536, "1.5 KiB"), (300 * MIB, "300.0 MiB"), (1288490189, "1.2 GiB"), (2**50, "1048576.0 GiB")],
-)
-def test_sizes_in_words(size: int, text: str) -> None:
-    assert in_words(size) == text
-
-
 class DeadSlot:
     """A slot whose process has ended."""
 
@@ -104,7 +96,7 @@ class DeadSlot:
 @pytest.mark.parametrize(
     ("status", "kills", "peak", "said"),
     [
-        (-9, 1, 1288490189, "killed by SIGKILL; probably by the kernel for want of memory (it held 1.2 GiB)"),
+        (-9, 1, 1288490189, "killed by SIGKILL; probably by the kernel for want of memory (it held 1.3 GB)"),
         (-9, 1, None, "killed by SIGKILL; probably by the kernel for want of memory"),
         (-9, 0, 1288490189, "killed by SIGKILL"),
         (-9, None, None, "killed by SIGKILL (out of memory?)"),
