@@ -475,10 +475,10 @@ class Dag:
         run again where something between the two is. A run that succeeded is returned as it is.
 
         Raises RunOwnedError, which names the process, while one drives the run. `force` takes the run from a process
-        that is stopped (SIGSTOP); what that still does is not recorded. When tasks were added, removed or rewired, or
-        are mapped over lists of another length, RunConflictError lists them; with `accept_changes` the run goes on
-        with the dag as it is now: new tasks are run, and those that are gone are `removed`. Raises NotFoundError when
-        there is no such run. The other arguments are those of `run`.
+        that hangs or is stopped (SIGSTOP): what it runs is killed, and what it still does is not recorded. When tasks
+        were added, removed or rewired, or are mapped over lists of another length, RunConflictError lists them; with
+        `accept_changes` the run goes on with the dag as it is now: new tasks are run, and those that are gone are
+        `removed`. Raises NotFoundError when there is no such run. The other arguments are those of `run`.
         """
         self._refuse_metadata_only("resume")
         refuse_while_loading("dag.resume()")

@@ -47,6 +47,7 @@ def cancel_command(run: str, task: str | None, db_path: str | None) -> None:
         return
     if task is None:
         found.cancel()
+        _tell_if_stopped(found)
         echo(f"{name} is being cancelled", err=True)
         return
     task_id, map_index = task_and_index(task)
@@ -56,6 +57,18 @@ def cancel_command(run: str, task: str | None, db_path: str | None) -> None:
         echo(f"{what} of {name} {'are' if count > 1 else 'is'} being cancelled", err=True)
     else:
         echo(f"{task} of {name} is over already", err=True)
+
+
+def _tell_if_stopped(run: DagRun) -> None:
+    """Who is to do it may not be able to."""
+    from liteflow.execution.liveness import state_of_owner
+
+    if run.owner is not None and state_of_owner(run.history.database.path, run.owner) == "stopped":
+        echo(
+            f"process {run.owner.pid}, which drives it, is stopped (SIGSTOP): it is cancelled when that goes on, or "
+            "taken from it with: liteflow run FILE --resume RUN --force",
+            err=True,
+        )
 
 
 def _cancel_interrupted(run: DagRun, task: str | None) -> None:

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
     "--resume", metavar="RUN", help="Go on with an interrupted or failed run instead; `latest` for the newest."
 )
 @click.option("--accept-changes", is_flag=True, help="With --resume: though tasks were added, removed or rewired.")
-@click.option("--force", is_flag=True, help="With --resume: take the run from a process that is stopped (SIGSTOP).")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="With --resume: take the run from a process that hangs or is stopped; ends what it runs.",
+)
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Tasks at a time; default the usable CPUs.")
 @click.option("--quiet", "-q", is_flag=True, help="Show nothing on stderr while it runs.")
 @db_option

@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from liteflow.authoring.xcomarg import RETURN_VALUE
-from liteflow.errors import DagError, LiteflowError, MissingMainGuard, RunInterruptedError, ServiceError
+from liteflow.errors import DagError, LiteflowError, MissingMainGuard, RunInterruptedError
 from liteflow.execution import recorder, telling
 from liteflow.execution.choosing import Chooser
+from liteflow.execution.clock import clock_us
 from liteflow.execution.jobs import Engine, Events, Job, LogLine, Outcome
 from liteflow.execution.making import JobMaker
 from liteflow.execution.past import past_of
@@ -364,7 +365,7 @@ class Loop:
         if change.state in (_S.UP_FOR_RETRY, _S.UP_FOR_RESCHEDULE):
             heapq.heappush(self._timers, (time.monotonic() + change.delay_s, run.pk, change.index))
         if change.state is _S.UP_FOR_RESCHEDULE:
-            run.first_look_us.setdefault(job.index, outcome.started_us or _now_us())
+            run.first_look_us.setdefault(job.index, outcome.started_us or clock_us())
             run.looks[job.index] = run.looks.get(job.index, 0) + 1
         else:
             run.first_look_us.pop(job.index, None)
@@ -422,7 +423,7 @@ class Loop:
         if outcome.state is not _S.SUCCESS:
             how = "failed" if outcome.reason in (None, EndReason.ERROR) else "was ended"
             text = f"the callback {how}: {outcome.error or outcome.reason or outcome.state}"
-            turn.lines.append((job, LogLine(_now_us(), 40, "liteflow.task", text)))
+            turn.lines.append((job, LogLine(clock_us(), 40, "liteflow.task", text)))
 
     # Timers, and what others ask for
 
@@ -584,7 +585,7 @@ class Loop:
 
     def _lost_runs(self, session: Session, turn: Turn) -> list[ActiveRun]:
         """Runs that are no longer ours: taken over by another service, deleted, or cancelled before they began."""
-        lost = [run for run in turn.begun if not recording.own_run(session, run.pk, self._executor_pk, _now_us())]
+        lost = [run for run in turn.begun if not recording.own_run(session, run.pk, self._executor_pk, clock_us())]
         owned = recording.owned_runs(session, self._executor_pk)
         return lost + [run for run in self.runs.values() if run.pk not in owned and run not in lost]
 
@@ -673,18 +674,18 @@ class Loop:
             waiting = [run for _, run in self.inbox if run is not None]
             self.inbox.clear()
         for run in [*self.runs.values(), *waiting]:
-            run.error = error if isinstance(error, LiteflowError) else _bug(error)
+            run.error = error if isinstance(error, LiteflowError) else _bug(run, error)
             run.over.set()
 
 
-def _bug(error: BaseException) -> ServiceError:
-    wrapped = ServiceError(f"the executor service broke ({type(error).__name__}: {error}); its runs are interrupted")
+def _bug(run: ActiveRun, error: BaseException) -> RunInterruptedError:
+    wrapped = RunInterruptedError(
+        f"run {run.run_id!r} of dag {run.dag.dag_id!r} is not finished: its service broke ({type(error).__name__}: "
+        f"{error}), which is a mistake in liteflow. Go on with it: dag.resume({run.run_id!r})",
+        run_id=run.run_id,
+    )
     wrapped.__cause__ = error
     return wrapped
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
 
 
 def _by_vacancy(pairs: list[tuple[int, Job]]) -> dict[int, list[Job]]:

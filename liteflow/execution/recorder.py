@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from liteflow.execution.clock import clock_us
 from liteflow.execution.jobs import Job, LogLine, Outcome
 from liteflow.execution.turn import Claim, Turn
 from liteflow.states import TaskInstanceState
@@ -47,7 +47,7 @@ def record(session: Session, turn: Turn, executor_pk: int, guard: PoolGuard, liv
     Tries that were taken over are taken out of `turn.ended`, claims beyond a pool's slots out of `turn.claims`.
     `living` are the runs that the service drives: lines of others are kept only if they were not deleted.
     """
-    now_us = time.time_ns() // 1000
+    now_us = clock_us()
     _record_tries(session, turn, executor_pk, now_us)
     _record_lines(session, turn, {run.pk for run in living})
     _record_expansions(session, turn)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from liteflow.authoring.mapping import Items
 from liteflow.authoring.task import BRANCH, SHORT_CIRCUIT
 from liteflow.errors import LiteflowError, RunConflictError, RunOwnedError
 from liteflow.execution.active import ActiveRun, Listener
+from liteflow.execution.clock import clock_us
 from liteflow.execution.differences import Differences, differences
 from liteflow.execution.liveness import end_leftovers, is_alive, state_of_owner
 from liteflow.execution.recorder import task_facts
@@ -28,10 +28,13 @@ from liteflow.scheduling.reopening import Stood, to_reopen
 from liteflow.scheduling.skips import DECISION_KEY, skipped_by
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage import callbacks, recording, recovery
+from liteflow.storage.models import to_microseconds
 from liteflow.storage.recovery import RecordedInstance, RecordedRun
 from liteflow.storage.xcoms import ITEMS, EncodedItems
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from sqlalchemy.orm import Session
 
     from liteflow.execution.prepared import PreparedDag
@@ -42,6 +45,9 @@ _S = TaskInstanceState
 
 OWNER_DIED = "the executor service died while it ran"
 """What is recorded of a try whose owner is gone."""
+
+OWNER_ROBBED = "the run was taken from its executor service while it ran"
+"""The same where the owner lives, and `force` was used."""
 
 LEFTOVERS_S = 5.0
 """How long processes of the last owner's tries may take to be gone once they are killed."""
@@ -121,39 +127,40 @@ class Recoverer:
         unless `accept_changes`, or cannot go on at all.
         """
         owner = None if run.state.is_terminal else run.owner
-        if owner is not None:
-            self._refuse_living(run, owner, force)
-            if not force:
-                self._end_tries_of(run, owner)
+        is_robbed = owner is not None and self._is_to_be_robbed(run, owner, force)
+        if owner is not None and not is_robbed:
+            self._end_tries_of(run, owner)
         with self._database.write(durable=True) as session:
             changes = self._changes(session, prepared, run, accept_changes)
-            if not recovery.take_over(session, run, self._executor_pk, _now_us()):
+            if not recovery.take_over(session, run, self._executor_pk, clock_us()):
                 return None
             given_up = recovery.put_back(
                 session,
-                _now_us(),
+                clock_us(),
                 run_pk=run.pk,
-                reason=EndReason.CRASHED,
-                error=OWNER_DIED,
-                max_crashes=prepared.dag.max_crashes,
+                reason=EndReason.LOST if is_robbed else EndReason.CRASHED,
+                error=OWNER_ROBBED if is_robbed else OWNER_DIED,
+                max_crashes=None if is_robbed else prepared.dag.max_crashes,
             )
             if changes:
                 _accept(session, prepared, run.pk, changes)
             if run.state is RunState.FAILED:
                 _reopen(session, prepared, run)
             taken = _rebuild(session, prepared, run, listener, given_up)
-        if owner is not None and force:
-            self._end_tries_of(run, owner)  # not before: it may live, and would record how these ended
+        if owner is not None and is_robbed:
+            self._end_tries_of(run, owner)  # not before: it would record how these ended
         return taken
 
-    def _refuse_living(self, run: RecordedRun, owner: Owner, force: bool) -> None:
+    def _is_to_be_robbed(self, run: RecordedRun, owner: Owner, force: bool) -> bool:
+        """Whether the owner lives and the run is taken from it all the same. Raises RunOwnedError if it is not."""
         state = state_of_owner(self._database.path, owner)
         if state == "dead" or (force and owner.pk != self._executor_pk):
-            return
-        how = "is stopped (SIGSTOP); let it go on, or take the run from it with --force (force=True)"
+            return state != "dead"
+        is_stopped = state == "stopped"
         raise RunOwnedError(
             f"run {run.run_id!r} of dag {run.dag_id!r} is driven by process {owner.pid} on {owner.host}, which "
-            + (how if state == "stopped" else "is alive; wait for it, or cancel the run first"),
+            f"is {'stopped (SIGSTOP); let it go on' if is_stopped else 'alive; wait for it, or cancel the run'}, or"
+            f"{'' if is_stopped else ' if it hangs'} take the run from it with --force (force=True)",
             run_id=run.run_id,
             pid=owner.pid,
         )
@@ -301,7 +308,7 @@ def _rebuild(
     active.restored(index_of)
     taken = TakenUp(active, given_up=[index_of[pk] for pk in sorted(given_up) if pk in index_of])
     crashed = recovery.ever_crashed(session, run.pk)
-    now_us = _now_us()
+    now_us = clock_us()
     for one in sorted(instances, key=lambda one: (_us(one.ended_at), one.pk)):
         index = index_of[one.pk]
         if one.pk in crashed:
@@ -397,13 +404,5 @@ def _due_callbacks(
     return found
 
 
-def _us(moment: object) -> int:
-    from datetime import datetime
-
-    from liteflow.storage.models import to_microseconds
-
-    return to_microseconds(moment) if isinstance(moment, datetime) else 0
-
-
-def _now_us() -> int:
-    return time.time_ns() // 1000
+def _us(moment: datetime | None) -> int:
+    return 0 if moment is None else to_microseconds(moment)

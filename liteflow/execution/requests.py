@@ -83,7 +83,9 @@ def refuse_conflict(
     if existing.structure_digest != digest:
         different.append("tasks or edges")
     if different:
+        resume = ", or go on with it: --resume RUN --accept-changes" if different == ["tasks or edges"] else ""
         raise RunConflictError(
-            f"run {run_id!r} of dag {dag.dag_id!r} exists with other {' and '.join(different)}; choose another run id",
+            f"run {run_id!r} of dag {dag.dag_id!r} exists with other {' and '.join(different)}; choose another run id"
+            f"{resume}",
             run_id=run_id,
         )

@@ -100,6 +100,8 @@ def _drive(
                 try:
                     if display is not None and handle.is_driven_here:
                         _show(display, dag, handle, events, signals)
+                    elif display is not None:
+                        _say_who_else(handle.run)
                     return _wait(handle, signals)
                 except KeyboardInterrupt:
                     if display is not None and handle.is_driven_here:
@@ -122,6 +124,18 @@ def _wait(handle: RunHandle, signals: StopSignals) -> DagRun:
             return handle.wait(SIGNAL_POLL_S)
         except TimeoutError:
             continue
+
+
+def _say_who_else(run: DagRun) -> None:
+    """The run is over, or somebody else drives it."""
+    from liteflow.execution.liveness import state_of_owner
+
+    if run.state.is_terminal or run.owner is None:
+        _say(f"run {run.run_id} is over already ({run.state}): nothing runs")
+        return
+    is_stopped = state_of_owner(run.history.database.path, run.owner) == "stopped"
+    what = ", which is stopped (SIGSTOP); --resume RUN --force takes it" if is_stopped else ""
+    _say(f"run {run.run_id} is driven by process {run.owner.pid} on {run.owner.host}{what}; waiting for it")
 
 
 def _say_how_to_go_on(dag: Dag, handle: RunHandle) -> None:

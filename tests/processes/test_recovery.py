@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -13,10 +16,12 @@ from typing import Any
 import pytest
 
 from liteflow import Dag, DagRun, ExecutorService, setup, task, teardown
-from liteflow.errors import NotFoundError, RunConflictError, RunOwnedError, StorageError
+from liteflow.errors import NotFoundError, RunConflictError, RunInterruptedError, RunOwnedError, StorageError
+from liteflow.execution.choosing import Chooser
+from liteflow.execution.jobs import Job, Outcome
 from liteflow.storage.checking import invariants
 from liteflow.storage.engine import Database
-from tests.conftest import Script, liteflow, wait_until
+from tests.conftest import ROOT, Script, liteflow, wait_until
 
 Make = Callable[..., Script]
 
@@ -369,6 +374,55 @@ def test_a_stopped_owner_is_reported_and_can_be_robbed(script: Make, tmp_path: P
     assert run is not None
     assert text(tmp_path / "said").split().count("last") == 1
     assert tries(run)["last"] == 1
+    assert {one.end_reason for one in run.tries()} == {"lost"}
+
+
+def test_who_else_drives_the_run_is_said(script: Make, tmp_path: Path) -> None:
+    made = script(KILLED)
+    process = made.start()
+    wait_until(lambda: (tmp_path / "begun1").exists() and (tmp_path / "begun2").exists(), "both tasks run")
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+    told = f"run r is driven by process {process.pid} on {socket.gethostname()}, which is stopped (SIGSTOP)"
+    try:
+        cancelled = liteflow("cancel", "killed/r", "--db", "flow.db", cwd=tmp_path)
+        assert f"process {process.pid}, which drives it, is stopped (SIGSTOP)" in cancelled.stderr
+        with open(tmp_path / "errors", "w") as errors:
+            second = subprocess.Popen(
+                [sys.executable, "-m", "liteflow", "run", str(made.path), "--run-id", "r"],
+                cwd=tmp_path,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
+        wait_until(lambda: told in text(tmp_path / "errors"), "the second says whom it waits for")
+    finally:
+        process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    assert second.wait(timeout=60) == 1, "cancelled, as it was asked for"
+    over = liteflow("run", str(made.path), "--run-id", "r", cwd=tmp_path)
+    assert over.returncode == 1
+    assert "run r is over already (failed): nothing runs" in over.stderr
+
+
+def test_a_mistake_in_the_service_leaves_the_run_to_be_resumed(
+    db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = tmp_path / "said"
+    with Dag("broken", db_path=db) as dag:
+        note(str(said), "first") >> note(str(said), "second")
+
+    def break_after_the_first(chooser: Chooser, job: Job, outcome: Outcome) -> None:
+        raise KeyError("nobody thought of that")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Chooser, "learn", break_after_the_first)
+        with pytest.raises(RunInterruptedError, match="which is a mistake in liteflow") as caught:
+            dag.run(run_id="r", progress=False)
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert (caught.value.run_id, caught.value.exit_code) == ("r", 4)
+    done = dag.resume("r", progress=False)
+    assert (done.state, text(said).split()[-1]) == ("success", "second")
 
 
 # A dag that has changed
