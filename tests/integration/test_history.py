@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 import liteflow
-from liteflow import Dag, task
+from liteflow import Dag, ExecutorService
 from liteflow.errors import AmbiguousRunError, DatabaseMissingError, MetadataOnlyError, NotFoundError, StorageError
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage import models
@@ -16,19 +16,16 @@ from liteflow.storage.history import open_history
 from liteflow.storage.recording import TryEnded, record_ended
 from liteflow.storage.schema import open_database
 from tests.conftest import liteflow as liteflow_command
-
-
-@task
-def give(value: int) -> list[int]:
-    return [value]
+from tests.integration.flows.giving import give
 
 
 @pytest.fixture
 def dag(db: str) -> Dag:
     with Dag("history", db_path=db, description="What was", tags=["a", "b"], params={"n": 1}) as dag:
         give(dag.param("n"))
-    for run_id in ("nightly-1", "nightly-2", "other"):
-        dag.run({"n": len(run_id)}, run_id=run_id, progress=False)
+    with ExecutorService(db, max_workers=1) as service:
+        for run_id in ("nightly-1", "nightly-2", "other"):
+            service.submit(dag, {"n": len(run_id)}, run_id=run_id).wait()
     return dag
 
 

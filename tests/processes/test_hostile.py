@@ -18,7 +18,6 @@ import pytest
 
 from liteflow import Dag, ExecutorService, task
 from liteflow.errors import ServiceError, StorageError
-from liteflow.storage.history import open_history
 from tests.conftest import Script, lines_of, liteflow, states_of, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -57,7 +56,7 @@ def test_a_run_that_is_deleted_while_it_runs_gives_nothing_to_the_next(db: str, 
     with ExecutorService(db, max_workers=2) as service:
         first = service.submit(old)
         wait_until(lambda: states_of(first.run).get("hold") == "running", "the old task runs")
-        open_history(db).delete_run(first.run.pk)
+        first.run.history.delete_run(first.run.pk)
         second = service.submit(new)
         go.touch()
         wait_until(lambda: states_of(second.run).get("new") == "running", "the new task runs")
