@@ -65,6 +65,13 @@ def _at_full_size(session: nox.Session, directory: str) -> None:
 
 
 @nox.session(python="3.11")
+def bench(session: nox.Session) -> None:
+    """Speed, memory and disk against a bare loop over a process pool; see tests/benchmarks/README.md. Some minutes."""
+    session.install(".", "numpy>=1.26")
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
+
+
+@nox.session(python="3.11")
 def examples(session: nox.Session) -> None:
     """Each example, as a user starts it, in a directory of its own."""
     session.install(".")

@@ -1,0 +1,119 @@
+"""A database with a long past, and how long the same dag takes in it, beside a new one.
+
+python -m tests.benchmarks.crowded ROUNDS WORKERS
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+
+RUNS, TASKS = 1_000, 1_000
+
+
+def fill(path: str) -> None:
+    """Write 1,000 finished runs of 1,000 tasks each, as liteflow records them."""
+    import sqlalchemy as sa
+
+    from liteflow.states import RunState, TaskInstanceState
+    from liteflow.storage.models import DagModel, DagRun, TaskInstance
+    from liteflow.storage.schema import open_database
+
+    database = open_database(path, create=True)
+    now = time.time_ns() // 1000
+    facts = {"params": "{}", "structure_digest": "0" * 64}
+    with database.write() as session:
+        dag = {"dag_id": "past", "tags": "[]", "created_at": now, "updated_at": now, **facts}
+        session.execute(sa.insert(DagModel.__table__), [dag])
+        dag_pk = session.scalar(sa.select(DagModel.id))
+    for number in range(RUNS):
+        at = now - (RUNS - number) * 3_600_000_000
+        with database.write() as session:
+            run = {
+                "dag_pk": dag_pk,
+                "run_id": f"past{number}",
+                "state": RunState.SUCCESS,
+                "logical_date": at,
+                "created_at": at,
+                "started_at": at,
+                "ended_at": at + 10_000_000,
+                **facts,
+            }
+            run_pk = session.execute(sa.insert(DagRun.__table__), run).inserted_primary_key[0]  # type: ignore[index]
+            session.execute(
+                sa.insert(TaskInstance.__table__),
+                [
+                    {
+                        "run_pk": run_pk,
+                        "task_id": f"t{task}",
+                        "map_index": -1,
+                        "upstream": "[]",
+                        "trigger_rule": "all_success",
+                        "state": TaskInstanceState.SUCCESS,
+                        "generation": 0,
+                        "try_number": 1,
+                        "crashes": 0,
+                        "started_at": at + task * 1_000,
+                        "ended_at": at + task * 1_000,
+                    }
+                    for task in range(TASKS)
+                ],
+            )
+    database.close()
+
+
+def main(rounds: int, workers: int) -> None:
+    from liteflow import ExecutorService
+    from tests.benchmarks.ours import dag_of
+    from tests.benchmarks.workloads import layered
+
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        paths = {name: os.path.join(directory, f"{name}.db") for name in ("new", "old")}
+        fill(paths["old"])
+        commands = _commands(paths["old"], rounds)
+        times: dict[str, list[float]] = {name: [] for name in paths}
+        services = {
+            name: stack.enter_context(ExecutorService(path, max_workers=workers)) for name, path in paths.items()
+        }
+        dag = dag_of(layered(171), "layered")
+        for number in range(4 * rounds + 1):
+            for name, service in services.items():
+                began = time.perf_counter()
+                service.submit(dag).wait()
+                if number:
+                    times[name].append(time.perf_counter() - began)
+    found = {name: statistics.median(some) for name, some in times.items()}
+    print(json.dumps({**found, **commands}))
+
+
+def _commands(path: str, rounds: int) -> dict[str, float]:
+    """How much longer each command takes than `--help`."""
+    environment = {**os.environ, "LITEFLOW_DB": path}
+    asked = {
+        "--help": ["--help"],
+        "dags": ["dags"],
+        "runs": ["runs"],
+        "show": ["show", "past/past500"],
+        "logs": ["logs", "past/past500"],
+        "visualize": ["visualize", "past/past500"],
+    }
+    times: dict[str, list[float]] = {name: [] for name in asked}
+    for _ in range(rounds):
+        for name, args in asked.items():
+            began = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "liteflow", *args], env=environment, stdout=subprocess.DEVNULL, check=True
+            )
+            times[name].append(time.perf_counter() - began)
+    found = {name: statistics.median(some) for name, some in times.items()}
+    return {name: found[name] - found["--help"] for name in asked if name != "--help"}
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
