@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from liteflow.states import UNFINISHED, EndReason, RunState, TaskInstanceState, sources_of
 from liteflow.storage.models import Callback, DagModel, DagRun, ExecutorRecord, LogRecord, TaskInstance, TaskTry, XCom
-from liteflow.storage.statements import changed, in_groups, next_keys, table_of
+from liteflow.storage.statements import Prepared, changed, in_groups, next_keys, table_of
 
 _S = TaskInstanceState
 
@@ -77,6 +77,8 @@ class TryEnded(NamedTuple):
 
 def text_for_database(text: str) -> str:
     """The text without what SQLite cannot hold (lone surrogates) or would take for its end (NUL)."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
@@ -161,8 +163,8 @@ def add_instances(session: Session, run_pk: int, task: TaskFacts, map_indexes: r
         session.execute(update(ti).where(ti.id == removed[first]).values(map_index=first))
     back = [pk for index, pk in removed.items() if index in map_indexes]
     reopen(session, back)
-    rows = _instance_rows(run_pk, task, map_indexes, generation=generation)
-    fresh = iter(_insert_instances(session, [row for row in rows if row["map_index"] not in removed]))
+    new = [index for index in map_indexes if index not in removed]
+    fresh = iter(_insert_instances(session, _instance_rows(run_pk, task, new, generation)))
     return [removed[index] if index in removed else next(fresh) for index in map_indexes]
 
 
@@ -243,32 +245,20 @@ def expand_instance(session: Session, run_pk: int, pk: int, task: TaskFacts, cou
     return [pk, *add_instances(session, run_pk, task, range(1, count), found.generation)]
 
 
-def _instance_rows(run_pk: int, task: TaskFacts, map_indexes: range, generation: int = 0) -> list[dict[str, Any]]:
+def _instance_rows(
+    run_pk: int, task: TaskFacts, map_indexes: Iterable[int], generation: int = 0
+) -> list[tuple[Any, ...]]:
+    """A row for each map index, as `_INSERT_INSTANCE` has them, but for the key."""
     upstream = json.dumps(list(task.upstream)) if task.upstream else "[]"
-    return [
-        {
-            "run_pk": run_pk,
-            "task_id": task.task_id,
-            "map_index": map_index,
-            "upstream": upstream,
-            "trigger_rule": task.trigger_rule,
-            "state": _S.PENDING,
-            "generation": generation,
-            "try_number": 0,
-            "crashes": 0,
-            "pool": task.pool,
-            "pool_slots": None if task.pool is None else task.pool_slots,
-        }
-        for map_index in map_indexes
-    ]
+    slots = None if task.pool is None else task.pool_slots
+    shared = (upstream, task.trigger_rule, _S.PENDING.value, generation, task.pool, slots)
+    return [(run_pk, task.task_id, map_index, *shared) for map_index in map_indexes]
 
 
-def _insert_instances(session: Session, rows: list[dict[str, Any]]) -> list[int]:
+def _insert_instances(session: Session, rows: list[tuple[Any, ...]]) -> list[int]:
     pks = list(next_keys(session, TaskInstance, len(rows)))
-    for pk, row in zip(pks, rows, strict=True):
-        row["id"] = pk
     if rows:
-        session.execute(_INSERT_INSTANCE, rows)
+        _INSERT_INSTANCE.run(session, ((pk, *row) for pk, row in zip(pks, rows, strict=True)))
     return pks
 
 
@@ -284,7 +274,7 @@ def own_run(session: Session, run_pk: int, executor_pk: int, now_us: int) -> boo
 
 def owned_runs(session: Session, executor_pk: int) -> set[int]:
     """The runs that are this executor's and running."""
-    return set(session.connection().execute(_OWNED, {"executor": executor_pk}).scalars())
+    return {pk for (pk,) in _OWNED.fetch(session, executor_pk)}
 
 
 def existing_runs(session: Session, pks: Iterable[int]) -> set[int]:
@@ -407,10 +397,7 @@ def claim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -
     """Begin tries: pairs of a task instance's key and the number of the try. The try before, if any, is kept."""
     keep_latest_tries(session, [pk for pk, try_number in rows if try_number > 1])
     if rows:
-        session.connection().execute(
-            _CLAIM,
-            [{"pk": pk, "number": number, "executor": executor_pk} for pk, number in rows],
-        )
+        _CLAIM.run(session, ((*row, executor_pk) for row in rows))
 
 
 def reclaim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -> None:
@@ -420,39 +407,31 @@ def reclaim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int)
     is neither queued nor up_for_reschedule, or is at another try, is left as it is.
     """
     if rows:
-        session.connection().execute(
-            _RECLAIM,
-            [{"pk": pk, "number": number, "executor": executor_pk} for pk, number in rows],
-        )
+        _RECLAIM.run(session, ((*row, executor_pk) for row in rows))
 
 
 def record_changes(
     session: Session, rows: Sequence[tuple[int, TaskInstanceState, EndReason | None]], now_us: int
 ) -> None:
     """Task instances that changed without a try: queued, skipped, upstream_failed."""
-    queued = [{"pk": pk} for pk, state, _ in rows if state is _S.QUEUED]
+    queued = [(pk,) for pk, state, _ in rows if state is _S.QUEUED]
     if queued:  # how the try before ended is kept
-        session.connection().execute(_QUEUE, queued)
-    others = [
-        {"pk": pk, "new": state, "why": reason, "ended": now_us} for pk, state, reason in rows if state is not _S.QUEUED
-    ]
+        _QUEUE.run(session, queued)
+    others = [(pk, state.value, _value(reason), now_us) for pk, state, reason in rows if state is not _S.QUEUED]
     if others:
-        session.connection().execute(_CHANGE, others)
+        _CHANGE.run(session, others)
 
 
 def record_errors(session: Session, rows: Sequence[tuple[int, str]]) -> None:
     """Why task instances changed without a try, where there is more to say than the reason: key, text."""
     if rows:
-        session.connection().execute(_ERROR, [{"pk": pk, "text": text_for_database(error)} for pk, error in rows])
+        _ERROR.run(session, [(pk, text_for_database(error)) for pk, error in rows])
 
 
 def record_started(session: Session, rows: Sequence[tuple[int, int, int]], executor_pk: int) -> None:
     """Tries that began to run: key, try number, microseconds. One that was rescheduled keeps its first beginning."""
     if rows:
-        session.connection().execute(
-            _STARTED,
-            [{"pk": pk, "number": number, "at": at, "executor": executor_pk} for pk, number, at in rows],
-        )
+        _STARTED.run(session, [(pk, executor_pk, number, at) for pk, number, at in rows])
 
 
 def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -> set[int]:
@@ -462,26 +441,26 @@ def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -
     """
     if not rows:
         return set()
-    result = session.connection().execute(
-        _ENDED,
+    count = _ENDED.run(
+        session,
         [
-            {
-                "pk": row.pk,
-                "number": row.try_number,
-                "executor": executor_pk,
-                "new": row.state,
-                "why": row.reason,
-                "text": None if row.error is None else text_for_database(row.error),
-                "began": row.started_us,
-                "ended": row.ended_us,
-                "due": row.due_us,
-                "label": None if row.rendered_map_index is None else text_for_database(row.rendered_map_index),
-                "peak": row.peak_rss_bytes,
-            }
+            (
+                row.pk,
+                executor_pk,
+                row.try_number,
+                row.state.value,
+                _value(row.reason),
+                None if row.error is None else text_for_database(row.error),
+                row.started_us,
+                row.ended_us,
+                row.due_us,
+                None if row.rendered_map_index is None else text_for_database(row.rendered_map_index),
+                row.peak_rss_bytes,
+            )
             for row in rows
         ],
     )
-    if changed(result) == len(rows):
+    if count == len(rows):
         return set()
     wanted = {row.pk: row for row in rows}
     lost = set(wanted)
@@ -500,19 +479,12 @@ def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -
 def store_xcoms(session: Session, rows: Sequence[tuple[int, str, str, bytes]]) -> None:
     """XComs: task instance's key, key, encoding, data."""
     if rows:
-        session.connection().execute(
-            _INSERT_XCOM,
-            [
-                {
-                    "task_instance_pk": pk,
-                    "key": text_for_database(key),
-                    "encoding": encoding,
-                    "size_bytes": len(data),
-                    "sha256": sha256(data).digest(),
-                    "value": data,
-                }
+        _INSERT_XCOM.run(
+            session,
+            (
+                (pk, text_for_database(key), encoding, len(data), sha256(data).digest(), data)
                 for pk, key, encoding, data in rows
-            ],
+            ),
         )
 
 
@@ -530,19 +502,20 @@ def fetch_xcoms(session: Session, pks: Iterable[int]) -> dict[tuple[int, str], t
 def store_logs(session: Session, rows: Sequence[tuple[int, int, int, int | None, str | None, str]]) -> None:
     """Log lines: task instance's key, try number, microseconds, level, logger, text."""
     if rows:
-        names = ("task_instance_pk", "try_number", "at", "level", "logger", "message")
-        rows = [
+        _INSERT_LOGRECORD.run(
+            session,
             (
-                pk,
-                number,
-                at,
-                None if level is None else max(-_MOST_LEVEL, min(level, _MOST_LEVEL)),
-                None if logger is None else text_for_database(logger),
-                text_for_database(message),
-            )
-            for pk, number, at, level, logger, message in rows
-        ]
-        session.connection().execute(_INSERT_LOGRECORD, [dict(zip(names, row, strict=True)) for row in rows])
+                (
+                    pk,
+                    number,
+                    at,
+                    None if level is None else max(-_MOST_LEVEL, min(level, _MOST_LEVEL)),
+                    None if logger is None else text_for_database(logger),
+                    text_for_database(message),
+                )
+                for pk, number, at, level, logger, message in rows
+            ),
+        )
 
 
 def record_executor(session: Session, token: str, host: str, process_started_at: int | None, now_us: int) -> int:
@@ -562,6 +535,10 @@ def end_executor(session: Session, pk: int, now_us: int) -> None:
     session.execute(update(ExecutorRecord).where(ExecutorRecord.id == pk).values(ended_at=now_us))
 
 
+def _value(reason: EndReason | None) -> str | None:
+    return None if reason is None else reason.value
+
+
 def _may_become(*targets: TaskInstanceState, beside: TaskInstanceState | None = None) -> Any:
     """The guard of an update: the row is in a state from which one of `targets` may be entered.
 
@@ -573,7 +550,7 @@ def _may_become(*targets: TaskInstanceState, beside: TaskInstanceState | None = 
 
 _TI = table_of(TaskInstance)
 
-_CLAIM = (
+_CLAIM = Prepared(
     update(_TI)
     # From pending and up_for_retry too: what is queued and claimed in one breath is written once.
     .where(_TI.c.id == bindparam("pk"), _may_become(_S.RUNNING, _S.QUEUED, beside=_S.RUNNING))
@@ -588,9 +565,12 @@ _CLAIM = (
         ended_at=None,
         peak_rss_bytes=None,
         reschedules=0,
-    )
+    ),
+    "pk",
+    "number",
+    "executor",
 )
-_RECLAIM = (
+_RECLAIM = Prepared(
     update(_TI)
     .where(
         _TI.c.id == bindparam("pk"),
@@ -605,21 +585,33 @@ _RECLAIM = (
         due_at=None,
         ended_at=None,
         reschedules=_TI.c.reschedules + 1,
-    )
+    ),
+    "pk",
+    "number",
+    "executor",
 )
-_CHANGE = (
+_CHANGE = Prepared(
     update(_TI)
     .where(
         _TI.c.id == bindparam("pk"),
         _may_become(_S.SKIPPED, _S.UPSTREAM_FAILED, beside=_S.RUNNING),
     )
-    .values(state=bindparam("new"), end_reason=bindparam("why"), ended_at=bindparam("ended"), due_at=None)
+    .values(state=bindparam("new"), end_reason=bindparam("why"), ended_at=bindparam("ended"), due_at=None),
+    "pk",
+    "new",
+    "why",
+    "ended",
 )
-_ERROR = update(_TI).where(_TI.c.id == bindparam("pk"), _TI.c.state != _S.RUNNING).values(error=bindparam("text"))
-_QUEUE = (
+_ERROR = Prepared(
+    update(_TI).where(_TI.c.id == bindparam("pk"), _TI.c.state != _S.RUNNING).values(error=bindparam("text")),
+    "pk",
+    "text",
+)
+_QUEUE = Prepared(
     update(_TI)
     .where(_TI.c.id == bindparam("pk"), _may_become(_S.QUEUED, beside=_S.RUNNING))
-    .values(state=_S.QUEUED, due_at=None)
+    .values(state=_S.QUEUED, due_at=None),
+    "pk",
 )
 _MINE = (
     _TI.c.id == bindparam("pk"),
@@ -627,11 +619,27 @@ _MINE = (
     _TI.c.try_number == bindparam("number"),
     _TI.c.state == _S.RUNNING,
 )
-_INSERT_INSTANCE = insert(_TI)
-_INSERT_XCOM = insert(table_of(XCom))
-_INSERT_LOGRECORD = insert(table_of(LogRecord))
+_INSERT_INSTANCE = Prepared(
+    insert(_TI).values(try_number=0, crashes=0, reschedules=0, uncounted_tries=0),
+    "id",
+    "run_pk",
+    "task_id",
+    "map_index",
+    "upstream",
+    "trigger_rule",
+    "state",
+    "generation",
+    "pool",
+    "pool_slots",
+)
+_INSERT_XCOM = Prepared(insert(table_of(XCom)), "task_instance_pk", "key", "encoding", "size_bytes", "sha256", "value")
+_INSERT_LOGRECORD = Prepared(
+    insert(table_of(LogRecord)), "task_instance_pk", "try_number", "at", "level", "logger", "message"
+)
 _RUN = table_of(DagRun)
-_OWNED = select(_RUN.c.id).where(_RUN.c.executor_pk == bindparam("executor"), _RUN.c.state == RunState.RUNNING)
+_OWNED = Prepared(
+    select(_RUN.c.id).where(_RUN.c.executor_pk == bindparam("executor"), _RUN.c.state == RunState.RUNNING), "executor"
+)
 
 
 def _beginning(name: str) -> Any:
@@ -639,8 +647,8 @@ def _beginning(name: str) -> Any:
     return case((_TI.c.reschedules > 0, func.coalesce(_TI.c.started_at, bindparam(name))), else_=bindparam(name))
 
 
-_STARTED = update(_TI).where(*_MINE).values(started_at=_beginning("at"))
-_ENDED = (
+_STARTED = Prepared(update(_TI).where(*_MINE).values(started_at=_beginning("at")), "pk", "executor", "number", "at")
+_ENDED = Prepared(
     update(_TI)
     .where(*_MINE)
     .values(
@@ -652,5 +660,16 @@ _ENDED = (
         due_at=bindparam("due"),
         rendered_map_index=func.coalesce(bindparam("label"), _TI.c.rendered_map_index),
         peak_rss_bytes=bindparam("peak"),
-    )
+    ),
+    "pk",
+    "executor",
+    "number",
+    "new",
+    "why",
+    "text",
+    "began",
+    "ended",
+    "due",
+    "label",
+    "peak",
 )
