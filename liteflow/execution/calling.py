@@ -47,7 +47,7 @@ CALLBACK = "callback"
 
 
 class Recipe(NamedTuple):
-    """What all tries of a task have in common. Plain types only: it is part of a message."""
+    """What all tries of a task, and of others like it, have in common. Plain types only: it is part of a message."""
 
     kind: str
     arguments: bytes
@@ -74,6 +74,7 @@ class Recipe(NamedTuple):
     """Whether a callback wants the exception of a try that fails."""
     dag_view: tuple[Any, ...]
     task_view: tuple[Any, ...]
+    """The fields of `TaskView` but the id: tasks that differ in nothing else share a recipe."""
     max_tries: int
 
 
@@ -181,7 +182,7 @@ class Try:
                 xcoms=self.xcoms,
             ),
             dag=DagView(*recipe.dag_view),
-            task=TaskView(*recipe.task_view),
+            task=TaskView(payload.task_id, *recipe.task_view),
             expanded_ti_count=payload.mapped[2] if payload.mapped is not None else None,
             map_index_template=recipe.map_index_template,
             task_reschedule_count=payload.looks,

@@ -120,9 +120,7 @@ class ForeignEngine:
             job.started_at = time.monotonic()
             job.started_us = clock_us()
             try:
-                future = self._executor.submit(
-                    run_there, job.code, Recipe(*job.recipe), Payload(*job.payload), os.getpid()
-                )
+                future = self._executor.submit(run_there, job.code, job.recipe, Payload(*job.payload), os.getpid())
             except (RuntimeError, OSError) as error:  # broken, shut down, or no more processes to be had
                 future = Future()
                 future.set_exception(error)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from liteflow.execution.calling import Result
+from liteflow.execution.calling import Recipe, Result
 from liteflow.execution.code import Code
 from liteflow.states import EndReason, TaskInstanceState
 
@@ -111,8 +111,7 @@ class Job:
     try_number: int
     code_number: int
     code: Code
-    recipe: tuple[Any, ...]
-    """What all tries of its task have in common; see `calling.Recipe`."""
+    recipe: Recipe
     recipe_number: int
     """Under which a slot keeps the recipe; 0 for one that is used once."""
     payload: tuple[Any, ...]

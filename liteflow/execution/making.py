@@ -33,7 +33,7 @@ class JobMaker:
             try_number=run.core.try_numbers[index],
             code_number=code_number,
             code=code,
-            recipe=tuple(run.prepared.recipes[number]),
+            recipe=run.prepared.recipes[number],
             recipe_number=self._recipe_number(run.prepared, number),
             payload=tuple(run.payload(index, stored)),
             name=task.task_id,
@@ -59,7 +59,7 @@ class JobMaker:
             try_number=due.try_number,
             code_number=number,
             code=code,
-            recipe=tuple(run.prepared.callback_recipe(run.core.task_of[due.index])),
+            recipe=run.prepared.callback_recipe(run.core.task_of[due.index]),
             recipe_number=0,
             payload=tuple(callbacks.callback_payload(due)),
             name=task.task_id,
@@ -71,10 +71,10 @@ class JobMaker:
         )
 
     def _recipe_number(self, prepared: PreparedDag, task: int) -> int:
-        """Slots keep the recipe of a task that has many instances or looks many times; others are sent each time."""
-        if prepared.unit_of[task] is None and prepared.tasks[task].sensor is None:
-            return 0
-        if task not in prepared.recipe_numbers:
+        """The number under which slots keep the recipe; 0 for one that they do not."""
+        alike = prepared.alike[task]
+        number = prepared.recipe_numbers.get(alike)
+        if number == 0:
             self._recipes += 1
-            prepared.recipe_numbers[task] = self._recipes
-        return prepared.recipe_numbers[task]
+            number = prepared.recipe_numbers[alike] = self._recipes
+        return number or 0

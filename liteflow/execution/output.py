@@ -40,8 +40,8 @@ class OutputReader(Generic[J]):
         """The job whose lines these are."""
         self.ended: J | None = None
         """The job whose end mark came last."""
-        self.ended_number = 0
-        """Its number; numbers ascend."""
+        self.ended_numbers: set[int] = set()
+        """Of jobs whose end mark has come, until somebody takes them out."""
         self.noise: list[str] = []
         """The latest lines that came before any job: what a worker that cannot start has to say."""
 
@@ -127,7 +127,9 @@ class OutputReader(Generic[J]):
             else:
                 # Lines that still come before the next job begins are from what this one left running.
                 number = int(rest)
-                self.ended, self.ended_number = self._job_of(number), number
+                self.ended = self._job_of(number)
+                if self.ended is not None:
+                    self.ended_numbers.add(number)
         except ValueError:
             return  # torn by the death of the worker
 

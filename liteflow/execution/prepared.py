@@ -52,9 +52,13 @@ class PreparedDag:
         ]
         self.units, self.unit_of = self._find_units()
         self.mapped_keys = self._find_mapped_keys()
+        first: dict[Recipe, int] = {}
         self.recipes = [self._recipe(number, task) for number, task in enumerate(self.tasks)]
-        self.recipe_numbers: dict[int, int] = {}
-        """Under which slots keep recipes, of tasks that have many instances."""
+        self.alike = [first.setdefault(recipe, number) for number, recipe in enumerate(self.recipes)]
+        """Of each task: the first one that has the same recipe."""
+        self.recipes = [self.recipes[number] for number in self.alike]
+        self.recipe_numbers = self._find_kept_recipes()
+        """Of recipes that slots keep, by the first task that has them: the number once there is one, else 0."""
         upstream = [tuple(self.number_of[up] for up in task.upstream_task_ids) for task in self.tasks]
         self.specs = self._specs(upstream)
         self.unit_specs = [UnitSpec(unit.sources, self._literal_count(unit)) for unit in self.units]
@@ -65,6 +69,14 @@ class PreparedDag:
         """Of each task: the keys that somebody takes, and `return_value`, from which a key may have to be taken."""
         self.callbacks = self._find_callbacks(code_of)
         """Of each task and kind of callback: the numbers and codes of its functions. Those of the dag are under -1."""
+
+    def _find_kept_recipes(self) -> dict[int, int]:
+        """Those of tasks that have many instances, look many times, or are alike: others are sent each time."""
+        return {
+            alike: 0
+            for number, alike in enumerate(self.alike)
+            if number != alike or self.unit_of[number] is not None or self.tasks[number].sensor is not None
+        }
 
     def _find_units(self) -> tuple[list[Unit], list[int | None]]:
         units: list[Unit] = []
@@ -181,7 +193,7 @@ class PreparedDag:
             extras=pack(extras, f"{task.place}: the options of task {task.task_id!r}") if extras else b"",
             wants_exception=bool(options.on_failure_callback or options.on_retry_callback or dag.on_failure_callback),
             dag_view=tuple(DagView(dag.dag_id, dag.description, dag.tags)),
-            task_view=tuple(TaskView(task.task_id, options.retries, options.trigger_rule.value, options.pool)),
+            task_view=tuple(TaskView(task.task_id, options.retries, options.trigger_rule.value, options.pool))[1:],
             max_tries=options.retries + 1,
         )
 

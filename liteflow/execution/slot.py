@@ -59,7 +59,10 @@ class Slot:
         self._unsent: deque[memoryview] = deque()
         self._start()
         self.reader: OutputReader[Job] = OutputReader(self.mark, self._job_of, charge=charge_log)
-        self._all_jobs: dict[int, Job] = {}
+        self._known: dict[int, Job] = {}
+        """By number: `jobs`, and the one that ended last."""
+        self._latest: Job | None = None
+        """The one that ended last."""
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -139,7 +142,7 @@ class Slot:
     # Giving
 
     def give(self, jobs: list[Job]) -> None:
-        """Send jobs, with the functions that it does not have yet, and then their tokens."""
+        """Send jobs, with the functions that it does not have yet, and then their tokens, for which it waits."""
         frames = []
         for job in jobs:
             if job.code_number not in self.sent_codes:
@@ -148,16 +151,16 @@ class Slot:
             if job.recipe_number and job.recipe_number not in self.sent_recipes:
                 self.sent_recipes.add(job.recipe_number)
                 frames.append(pack(("recipe", job.recipe_number, *job.recipe)))
-            recipe = None if job.recipe_number else job.recipe
+            recipe = None if job.recipe_number else tuple(job.recipe)
             frames.append(pack(("job", job.number, job.code_number, job.recipe_number, recipe, job.payload)))
             self.jobs.append(job)
-            self._all_jobs[job.number] = job
+            self._known[job.number] = job
             job.started_at = job.started_us = None
             job.given_at = time.monotonic()
         self._unsent.extend(memoryview(frame) for frame in _joined(frames))
-        # A token that comes before its job is no harm: the worker then waits for the job's message.
-        os.write(self.tokens, b"".join(TOKEN.pack(job.number) for job in jobs))
         self.send_more()
+        # Also when a large message is still on its way: the worker then waits for it.
+        os.write(self.tokens, b"".join(TOKEN.pack(job.number) for job in jobs))
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Send one message."""
@@ -194,8 +197,12 @@ class Slot:
             if not data:
                 break
             numbers.add(TOKEN.unpack(data)[0])
+        if not numbers:
+            return []
         back = [job for job in self.jobs if job.number in numbers]
         self.jobs = deque(job for job in self.jobs if job.number not in numbers)
+        for job in back:
+            del self._known[job.number]
         return back
 
     # Taking
@@ -226,7 +233,7 @@ class Slot:
         Never to the end: what a task left running may write faster than it is read.
         """
         lines: list[tuple[Job, LogLine]] = []
-        while (most > 0) if until is None else (self.reader.ended_number < until.number):
+        while (most > 0) if until is None else (until.number not in self.reader.ended_numbers):
             most -= 1
             try:
                 data = os.read(self.output, _READ_BYTES)
@@ -243,14 +250,23 @@ class Slot:
         return self.reader.flush(clock_us(), time.monotonic(), force=force)
 
     def _job_of(self, number: int) -> Job | None:
-        return self._all_jobs.get(number)
+        return self._known.get(number)
+
+    def given(self, number: int) -> Job | None:
+        """The job of that number, if it has not ended."""
+        job = self._known.get(number)
+        return None if job is self._latest else job
 
     def forget_job(self, job: Job) -> None:
         """The job is over; its lines still find it as long as it was the last one."""
-        if job in self.jobs:
+        if self.jobs and self.jobs[0] is job:
+            self.jobs.popleft()
+        elif job in self.jobs:
             self.jobs.remove(job)
-        for number in [n for n, other in self._all_jobs.items() if n < job.number and other not in self.jobs]:
-            del self._all_jobs[number]
+        self.reader.ended_numbers.discard(job.number)
+        if self._latest is not None:
+            self._known.pop(self._latest.number, None)
+        self._known[job.number] = self._latest = job
 
     # Ending
 

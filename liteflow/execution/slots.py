@@ -204,7 +204,7 @@ class SlotEngine:
                 self._job_ended(slot, *message[1:], events=events)
 
     def _job_started(self, slot: Slot, number: int, at_us: int, at: float, *, events: Events) -> None:
-        job = next((job for job in slot.jobs if job.number == number), None)
+        job = slot.given(number)
         if job is not None:
             job.started_us, job.started_at = at_us, at
             job.oom_kills = self._oom.kills(newer_than=at - OOM_KNOWN_S)
@@ -214,7 +214,7 @@ class SlotEngine:
                 slot.terminate()  # it was told to end while it loaded its function, and did not hear it
 
     def _job_asked(self, slot: Slot, number: int, question: int, what: tuple[Any, ...], *, events: Events) -> None:
-        job = next((job for job in slot.jobs if job.number == number), None)
+        job = slot.given(number)
         if job is None:  # a thread that an earlier task left behind
             slot.send(("answer", number, question, None))
         else:
@@ -239,7 +239,7 @@ class SlotEngine:
         *,
         events: Events,
     ) -> None:
-        job = next((job for job in slot.jobs if job.number == number), None)
+        job = slot.given(number)
         if job is None:
             return
         events.lines += slot.read_output(until=job)

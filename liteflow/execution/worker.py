@@ -56,10 +56,17 @@ class Output:
         self._fd = os.dup(1)  # survives a task that closes 1, and is not inherited by what a task starts
         self._stdout: Any = sys.stdout
         self._stderr: Any = sys.stderr
+        self._marks = b""
+        """Marks that are not written yet."""
 
     def mark(self, kind: bytes, number: int) -> None:
-        """Say that the lines of job `number` begin (`B`) or end (`E`)."""
-        self._write(self._mark + kind + b"%d\n" % number)
+        """Say that the lines of job `number` begin (`B`) or end (`E`); written with what comes next."""
+        self._marks += self._mark + kind + b"%d\n" % number
+
+    def write_marks(self) -> None:
+        """Write the marks that are not written yet."""
+        if self._marks:
+            self._write(b"")
 
     def record(self, level: int, logger: str, text: str) -> None:
         """A record of `logging`: each of its lines as one line of the output."""
@@ -91,7 +98,8 @@ class Output:
                 continue  # the task closed it or put something else there; descriptors 1 and 2 are restored below
 
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
+        marks, self._marks = self._marks, b""
+        view = memoryview(marks + data)
         while view:
             view = view[os.write(self._fd, view) :]
 
@@ -133,7 +141,9 @@ class Worker:
         self._receiving = threading.Lock()
         """Held by whoever reads messages: the loop or, while a task runs, one of its threads that asks something."""
         self._sending = threading.Lock()
-        """Held while a message is sent: one must not begin inside another."""
+        """Held while messages are sent: one must not begin inside another."""
+        self._unsent = b""
+        """Messages that go with the next one: the end of a job with the start of the one behind it."""
         self._questions = 0
         self._load_errors: dict[int, tuple[str, str, tuple[str, str, int] | None]] = {}
         self._in_task = False
@@ -148,13 +158,15 @@ class Worker:
         while (number := self._next_token()) is not None:
             is_spoilt = self._run_job(number)
             if is_spoilt:
-                return
+                break
+        self._send_all()
 
     def _next_token(self) -> int | None:
         while True:
             try:
                 data = os.read(self._tokens, TOKEN.size)  # all of one or nothing: pipes keep small writes together
             except BlockingIOError:  # none now; the parent, too, reads here and must never be made to wait
+                self._send_all()
                 self._waiting.poll()
                 continue
             return int(TOKEN.unpack(data)[0]) if data else None
@@ -180,6 +192,7 @@ class Worker:
 
     def _next_message(self) -> tuple[Any, ...]:
         while not self._inbox:
+            self._send_all()
             self._inbox.extend(self._unpacker.feed(self._receive()))
         return self._inbox.popleft()
 
@@ -240,7 +253,7 @@ class Worker:
         is_restored = self._surroundings.restore()
         self._output.mark(b"E", number)
         is_spoilt = _has_children() or not is_restored
-        self._send("end", number, ended_us, is_spoilt, tuple(result), trace, guard)
+        self._say("end", number, ended_us, is_spoilt, tuple(result), trace, guard)
         return is_spoilt
 
     def _capture_logging(self) -> None:
@@ -254,6 +267,7 @@ class Worker:
     def _function(self, number: int) -> Callable[..., Any] | None:
         found = self._functions.get(number)
         if found is None and number not in self._load_errors:
+            self._send_all()  # it may take long
             try:
                 with loading():
                     found = self._functions[number] = load(self._codes[number])
@@ -282,10 +296,24 @@ class Worker:
         if self._in_task:
             raise TaskKilled("the time of this task is up, or it was cancelled")
 
-    def _send(self, *message: Any) -> None:
+    def _say(self, *message: Any) -> None:
+        """Send a message with the next one, or when there is nothing else to do."""
         packed = pack(message)
         with self._sending:
-            self._connection.sendall(packed)
+            self._unsent += packed
+
+    def _send(self, *message: Any) -> None:
+        """Send a message now, and what was to go with it."""
+        self._say(*message)
+        self._send_all()
+
+    def _send_all(self) -> None:
+        """Send what is not sent yet. Marks go first: who hears that a job ended reads its lines up to there."""
+        self._output.write_marks()
+        if self._unsent:
+            with self._sending:
+                unsent, self._unsent = self._unsent, b""
+                self._connection.sendall(unsent)
 
 
 def _hold_lock(path: str) -> None:

@@ -82,6 +82,14 @@ def test_the_job_whose_end_mark_came_last_is_known() -> None:
     assert (it.current, it.ended) == ("two", "one")
 
 
+def test_each_end_mark_is_known_in_whatever_order_they_come() -> None:
+    it = reader()
+    it.feed(begin(2) + end(2) + begin(1) + b"a\n", 5, 100.0)
+    assert it.ended_numbers == {2}, "a job that was with another slot first may have the smaller number"
+    it.feed(end(1) + b"\0secret E77\n", 5, 100.0)
+    assert it.ended_numbers == {1, 2}, "no more than there are jobs, whatever a task writes"
+
+
 def test_the_time_of_a_line_is_that_of_the_piece_that_finished_it() -> None:
     it = reader()
     it.feed(begin(1) + b"a\nb", 5, 100.0)
