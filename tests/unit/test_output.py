@@ -86,7 +86,7 @@ def test_each_end_mark_is_known_in_whatever_order_they_come() -> None:
     it = reader()
     it.feed(begin(2) + end(2) + begin(1) + b"a\n", 5, 100.0)
     assert it.ended_numbers == {2}, "a job that was with another slot first may have the smaller number"
-    it.feed(end(1) + b"\0secret E77\n", 5, 100.0)
+    it.feed(end(1) + end(77), 5, 100.0)
     assert it.ended_numbers == {1, 2}, "no more than there are jobs, whatever a task writes"
 
 
