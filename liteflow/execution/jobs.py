@@ -156,6 +156,11 @@ class Events:
     questions: list[tuple[Job, int, tuple[Any, ...]]] = field(default_factory=list)
     """What running jobs want to know: with a number for the answer."""
 
+    @property
+    def has_only_started(self) -> bool:
+        """Whether jobs have started, and nothing else happened."""
+        return bool(self.started) and not (self.lines or self.finished or self.returned or self.questions)
+
     def __bool__(self) -> bool:
         return bool(self.started or self.lines or self.finished or self.returned or self.questions)
 

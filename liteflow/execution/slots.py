@@ -37,6 +37,9 @@ RECALL_AFTER_S = 0.05
 REFILL_BELOW_S = 0.002
 """A slot with less expected work than this left is given more before it runs dry."""
 
+TINY_S = 0.005
+"""How long the news that jobs have started may wait for what comes next."""
+
 OOM_KNOWN_S = 0.1
 """How old the count of kills for want of memory may be that a job starts with."""
 
@@ -139,20 +142,28 @@ class SlotEngine:
     def poll(self, timeout_s: float) -> Events:
         events = Events()
         self._drop_locks()
-        deadline = self._next_deadline()
-        if deadline is not None:
-            timeout_s = min(timeout_s, max(0.0, deadline - time.monotonic()))
+        timeout_s = min(timeout_s, self._next_deadline_in())
+        is_woken = self._hear_all(timeout_s, events)
+        if events.has_only_started and not is_woken:
+            # A tiny job ends before anybody has a use for the news of its start.
+            self._hear_all(min(timeout_s, self._next_deadline_in(), TINY_S), events)
+        self._tick(events)
+        return events
+
+    def _hear_all(self, timeout_s: float, events: Events) -> bool:
+        """Wait for slots to say something, and take it in; whether `wake` was called."""
         readable: dict[int, Slot] = {}
+        is_woken = False
         for key, _mask in self._selector.select(timeout_s):
             slot = key.data
             if slot is None:
                 self._drain_wake()
+                is_woken = True
             else:
                 readable[id(slot)] = slot
         for slot in readable.values():
             self._serve(slot, events)
-        self._tick(events)
-        return events
+        return is_woken
 
     def _drop_locks(self) -> None:
         for slot in self._done_with:
@@ -447,7 +458,8 @@ class SlotEngine:
         self._lingering.remove(slot)
         slot.close_output()
 
-    def _next_deadline(self) -> float | None:
+    def _next_deadline_in(self) -> float:
+        """In how many seconds something is due at the soonest."""
         due: list[float] = []
         now = time.monotonic()
         for slot in self._slots.values():
@@ -477,7 +489,7 @@ class SlotEngine:
                 due.append(job.started_at + RECALL_AFTER_S)
             if slot.gauge is not None and not slot.sweeping:
                 due.append(slot.gauge.due_at)
-        return min(due, default=None)
+        return max(0.0, min(due) - now) if due else math.inf
 
     def close(self, *, kill: bool) -> None:
         if self._closed:

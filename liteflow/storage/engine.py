@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -81,11 +81,29 @@ DRIVER = "driver"
 """Under which a session of a scope has the driver's connection, in its `info`."""
 
 
-class _Lease(NamedTuple):
-    """A connection, while a scope has it."""
+class _Lease:
+    """A connection, and a session on it, while a scope has them."""
 
-    connection: Connection
-    driver: Any
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.driver: Any = connection.connection.driver_connection
+        self.session = self._new_session()
+
+    def _new_session(self) -> Session:
+        return Session(self.connection, expire_on_commit=False, info={DRIVER: self.driver})
+
+    def commit(self) -> None:
+        """Commit what was done on either way; a session that was used is not used again, with all that it knows."""
+        if self.session.in_transaction():
+            self.session.commit()
+            self.session.close()
+            self.session = self._new_session()
+        self.driver.commit()
+
+    def close(self) -> None:
+        """Roll back what is not committed, and close the connection."""
+        self.session.close()
+        self.connection.close()
 
 
 class Database:
@@ -147,12 +165,9 @@ class Database:
             driver = lease.driver
             if during is not None:
                 driver.execute(f"PRAGMA {during}")
-            with Session(lease.connection, expire_on_commit=False, info={DRIVER: driver}) as session:
-                driver.execute(begin)
-                yield session
-                if session.in_transaction():
-                    session.commit()
-                driver.commit()
+            driver.execute(begin)
+            yield lease.session
+            lease.commit()
             if after is not None:
                 driver.execute(f"PRAGMA {after}")
             if self._idle is not None:
@@ -162,7 +177,7 @@ class Database:
             raise storage_error(self.path, error) from error
         finally:
             if lease is not None:  # also after any error: nobody knows what is open in it
-                lease.connection.close()
+                lease.close()
 
     def _lease(self) -> _Lease:
         """A connection for one scope: an idle one, or a new one."""
@@ -171,8 +186,7 @@ class Database:
                 return self._idle.pop()
             except IndexError:
                 pass  # another thread took it
-        connection = self.engine.connect().execution_options(liteflow_begin="")
-        return _Lease(connection, connection.connection.driver_connection)
+        return _Lease(self.engine.connect().execution_options(liteflow_begin=""))
 
     def remember_file(self) -> None:
         """Note which file this is, for `refuse_other_file`."""
@@ -207,7 +221,7 @@ class Database:
                 self._watch.close()
                 self._watch = None
             while self._idle:
-                self._idle.pop().connection.close()
+                self._idle.pop().close()
             self.engine.dispose()
 
 

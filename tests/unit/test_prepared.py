@@ -388,7 +388,7 @@ def test_options_reach_the_recipe() -> None:
     assert recipe.map_index_template == "{{ x }}"
     assert pickle.loads(recipe.extras) == {"on_execute": (note,), "templates_dict": {"k": 1}}
     assert recipe.dag_view == ("d", "mine", ("a",))
-    assert recipe.task_view == ("use", 3, "none_failed", "one")
+    assert recipe.task_view == (3, "none_failed", "one")
 
 
 def test_sensors_and_commands_carry_their_options() -> None:
