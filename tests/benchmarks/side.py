@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from tests.benchmarks.workloads import WORKLOADS, Mapped
+from tests.benchmarks.workloads import WORKLOADS, Mapped, last_of
 
 
 def serve(once: Callable[[], Any], value_of: Callable[[Any], Any]) -> None:
@@ -34,21 +34,20 @@ def serve(once: Callable[[], Any], value_of: Callable[[Any], Any]) -> None:
 def bare_side(name: str, size: int, workers: int) -> None:
     from tests.benchmarks.bare import run, run_mapped
 
-    workload = WORKLOADS[name]
-    what = workload.make(size)
+    what = WORKLOADS[name].make(size)
     with ProcessPoolExecutor(workers) as pool:
         if isinstance(what, Mapped):
             serve(lambda: run_mapped(pool, *what), lambda result: result)
         else:
-            serve(lambda: run(pool, what), lambda results: results[workload.last] if workload.last else None)
+            serve(lambda: run(pool, what), lambda results: results[last_of(what)])
 
 
 def liteflow_side(name: str, size: int, workers: int) -> None:
     from liteflow import ExecutorService
     from tests.benchmarks.ours import dag_of
 
-    workload = WORKLOADS[name]
-    dag = dag_of(workload.make(size), name)
+    what = WORKLOADS[name].make(size)
+    dag = dag_of(what, name)
     with (
         tempfile.TemporaryDirectory() as directory,
         ExecutorService(os.path.join(directory, "flow.db"), max_workers=workers) as service,
@@ -60,7 +59,7 @@ def liteflow_side(name: str, size: int, workers: int) -> None:
                 raise SystemExit(f"{name}: the run is {run.state}")
             return run
 
-        serve(once, lambda run: run.xcom(workload.last) if workload.last else None)
+        serve(once, lambda run: run.xcom(last_of(what)))
 
 
 if __name__ == "__main__":
