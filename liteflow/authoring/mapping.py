@@ -127,6 +127,10 @@ def positions(expand: ExpandInput, map_index: int, lengths: Lengths) -> list[int
 
 def needed_items(expand: ExpandInput, map_index: int, lengths: Lengths) -> list[tuple[Leaf, int]]:
     """Which items of which leaves the instance needs, each once."""
+    if len(expand.sources) == 1:
+        ((_, source),) = expand.sources
+        if isinstance(source, Items | Literal) and map_index < lengths[source]:
+            return [(source, map_index)]
     places = positions(expand, map_index, lengths)
     pairs = (
         pair

@@ -120,7 +120,13 @@ def _why_not(value: Any) -> str | None:
     return None
 
 
+_PLAIN = (int, str, float, bool, bytes, type(None))
+"""What any pickler writes the same."""
+
+
 def _dumps(value: Any) -> bytes:
+    if type(value) in _PLAIN:
+        return pickle.dumps(value, protocol=5)
     buffer = io.BytesIO()
     _pickler_class()(buffer, protocol=5).dump(value)
     return buffer.getvalue()

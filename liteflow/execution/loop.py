@@ -405,6 +405,8 @@ class Loop:
         exception: bytes | None = None,
     ) -> None:
         """Callbacks of that kind are due, if there are any; they get a slot once that is recorded."""
+        if not run.prepared.callbacks:
+            return
         task = -1 if kind.startswith("dag_") else run.core.task_of[index]
         functions = run.prepared.callbacks.get((task, kind), ())
         run.open_callbacks += len(functions)

@@ -213,6 +213,8 @@ class SlotEngine:
                 self._job_asked(slot, *message[1:], events=events)
             elif message[0] == "end":
                 self._job_ended(slot, *message[1:], events=events)
+            elif message[0] == "spoilt" and slot not in self._leaving and not slot.sweeping:
+                self._let_leave(slot, events)
 
     def _job_started(self, slot: Slot, number: int, at_us: int, at: float, *, events: Events) -> None:
         job = slot.given(number)
@@ -243,7 +245,7 @@ class SlotEngine:
         slot: Slot,
         number: int,
         ended_us: int,
-        is_spoilt: bool,
+        has_children: bool,
         result: tuple[Any, ...],
         trace: str | None,
         guard: tuple[str, str, int] | None,
@@ -266,19 +268,23 @@ class SlotEngine:
             in_time = is_own_limit and _took_s(outcome) < (job.timeout_s or 0.0)
             slot.verdict = outcome if in_time else _killed(job, ended_us)
             self._sweep(slot, events)
-        elif is_spoilt and outcome.state is not TaskInstanceState.SUCCESS:
+        elif has_children and outcome.state is not TaskInstanceState.SUCCESS:
             slot.verdict = outcome
             self._sweep(slot, events)
         else:
             self._finish(slot, job, outcome, events)
-            if is_spoilt:  # a task may leave something running on purpose; its slot is not used again
-                events.returned += slot.take_back()
-                slot.retire()
-                del self._slots[slot.number]
-                self._leaving[slot] = time.monotonic() + _CLOSE_GRACE_S
-                self._done_with.append(slot)
-                if not self._closed:
-                    self._add_slot()
+            if has_children:  # a task may leave something running on purpose
+                self._let_leave(slot, events)
+
+    def _let_leave(self, slot: Slot, events: Events) -> None:
+        """The slot is not used again, and nothing of it is to be killed: another one takes its place."""
+        events.returned += slot.take_back()
+        slot.retire()
+        del self._slots[slot.number]
+        self._leaving[slot] = time.monotonic() + _CLOSE_GRACE_S
+        self._done_with.append(slot)
+        if not self._closed:
+            self._add_slot()
 
     def _finish(self, slot: Slot, job: Job, outcome: Outcome, events: Events) -> None:
         """A job is over: nothing of it is left that must not be, and its lines are read."""

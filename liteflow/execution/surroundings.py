@@ -69,6 +69,8 @@ class Surroundings:
                 pass  # the host's directory was removed; the next task finds itself where this one was
 
     def _restore_limits(self) -> bool:
+        if [resource.getrlimit(limit) for limit in _LIMITS] == self._limits:
+            return True
         for limit, before in zip(_LIMITS, self._limits, strict=True):
             if resource.getrlimit(limit) != before:
                 try:

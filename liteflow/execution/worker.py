@@ -248,13 +248,17 @@ class Worker:
         if code_number in self._load_errors:
             _, trace, guard = self._load_errors[code_number]
         ended_us = clock_us()
-        # Undo what the task did to the process and would trip the next one.
         self._output.restore()
-        is_restored = self._surroundings.restore()
         self._output.mark(b"E", number)
-        is_spoilt = _has_children() or not is_restored
-        self._say("end", number, ended_us, is_spoilt, tuple(result), trace, guard)
-        return is_spoilt
+        has_children = _has_children()
+        self._say("end", number, ended_us, has_children, tuple(result), trace, guard)
+        if not self._waiting.poll(0):
+            self._send_all()  # nothing is behind it: who waits for it need not wait for the rest
+        # Undo what the task did to the process and would trip the next one.
+        is_restored = self._surroundings.restore()
+        if not is_restored:
+            self._say("spoilt")
+        return has_children or not is_restored
 
     def _capture_logging(self) -> None:
         """Have the root logger send its records here, whatever the last task made of it."""

@@ -414,12 +414,23 @@ def record_changes(
     session: Session, rows: Sequence[tuple[int, TaskInstanceState, EndReason | None]], now_us: int
 ) -> None:
     """Task instances that changed without a try: queued, skipped, upstream_failed."""
-    queued = [(pk,) for pk, state, _ in rows if state is _S.QUEUED]
+    queued = [pk for pk, state, _ in rows if state is _S.QUEUED]
     if queued:  # how the try before ended is kept
-        _QUEUE.run(session, queued)
+        _QUEUE.run(session, _ranges(queued))
     others = [(pk, state.value, _value(reason), now_us) for pk, state, reason in rows if state is not _S.QUEUED]
     if others:
         _CHANGE.run(session, others)
+
+
+def _ranges(pks: Iterable[int]) -> list[tuple[int, int]]:
+    """The keys as pairs of the first and the last of those that follow one another."""
+    found: list[tuple[int, int]] = []
+    for pk in sorted(pks):
+        if found and pk == found[-1][1] + 1:
+            found[-1] = (found[-1][0], pk)
+        else:
+            found.append((pk, pk))
+    return found
 
 
 def record_errors(session: Session, rows: Sequence[tuple[int, str]]) -> None:
@@ -609,9 +620,10 @@ _ERROR = Prepared(
 )
 _QUEUE = Prepared(
     update(_TI)
-    .where(_TI.c.id == bindparam("pk"), _may_become(_S.QUEUED, beside=_S.RUNNING))
+    .where(_TI.c.id.between(bindparam("first"), bindparam("last")), _may_become(_S.QUEUED, beside=_S.RUNNING))
     .values(state=_S.QUEUED, due_at=None),
-    "pk",
+    "first",
+    "last",
 )
 _MINE = (
     _TI.c.id == bindparam("pk"),

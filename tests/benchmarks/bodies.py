@@ -31,13 +31,11 @@ def add(*numbers: int) -> int:
     return sum(numbers) + 1
 
 
-def burn(seconds: float) -> int:
+def burn(seconds: float) -> None:
     """Python that uses the processor for so long, by its own clock, whoever else uses it too."""
-    turns = 0
     end = time.thread_time() + seconds
     while time.thread_time() < end:
-        turns += 1
-    return turns
+        pass
 
 
 def make_bytes(size: int) -> bytes:
