@@ -175,11 +175,11 @@ def test_a_limit_of_file_sizes_ends_the_run_and_it_goes_on_without(place: Place,
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
+    """A file system of 8 MiB: once there is room, a whole run fits with a WAL that is not copied before 4 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True, check=False
     )
     if not mounted or mounted.returncode != 0:
         pytest.skip("needs root and mount, to make a small tmpfs")
