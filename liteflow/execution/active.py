@@ -112,8 +112,8 @@ class ActiveRun:
         self._lengths: dict[int, dict[Leaf, int]] = {}
         """Of each unit that is expanded: how long what it is mapped over is."""
         self._successes: dict[int, list[int]] = {}
-        self._takers = [set(takers) for takers in prepared.takers]
-        """Of each task: the tasks that take its value and have not ended."""
+        self._takers = {number: set(takers) for number, takers in enumerate(prepared.takers) if takers}
+        """Of each task whose value others take: those that have not ended."""
 
     def _by_number(self, pks: list[int]) -> list[int]:
         """Keys in the order in which their rows were made (task by task) put into the order of the core's numbers."""
@@ -205,7 +205,7 @@ class ActiveRun:
     def keep_values(self, index: int, outcome: Outcome) -> None:
         """Remember the values of a task for those that take them."""
         task = self.core.task_of[index]
-        if not self._takers[task]:
+        if not self._takers.get(task):
             return
         wanted = self.prepared.keys_taken[task]
         for key, encoding, data in outcome.xcoms:

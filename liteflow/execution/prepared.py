@@ -110,15 +110,15 @@ class PreparedDag:
                     keys[self.number_of[leaf.task_id]][leaf.key] = None
         return [tuple(one) for one in keys]
 
-    def _find_takers(self) -> list[set[int]]:
-        takers: list[set[int]] = [set() for _ in self.tasks]
+    def _find_takers(self) -> list[frozenset[int]]:
+        takers: dict[int, set[int]] = {}
         for number, task in enumerate(self.tasks):
             for wanted in self.inputs_of(task):
-                takers[self.number_of[wanted.task_id]].add(number)
+                takers.setdefault(self.number_of[wanted.task_id], set()).add(number)
             unit = self.unit_of[number]
             for source in self.units[unit].sources if unit is not None else ():
-                takers[source].add(number)
-        return takers
+                takers.setdefault(source, set()).add(number)
+        return [frozenset(takers.get(number, ())) for number in range(len(self.tasks))]
 
     def _find_keys_taken(self) -> list[frozenset[str]]:
         taken: list[set[str]] = [{RETURN_VALUE, *keys} for keys in self.mapped_keys]
@@ -129,7 +129,8 @@ class PreparedDag:
             for leaf in unit.leaves:
                 if isinstance(leaf, Items):
                     taken[self.number_of[leaf.task_id]].add(leaf.key)
-        return [frozenset(one) for one in taken]
+        equal: dict[frozenset[str], frozenset[str]] = {}  # mostly the same few, which a large dag need not hold often
+        return [equal.setdefault(one, one) for one in map(frozenset, taken)]
 
     @staticmethod
     def inputs_of(task: Task) -> list[XComInput]:

@@ -19,7 +19,7 @@ def main(lines: int, rounds: int) -> None:
     from liteflow import Dag, ExecutorService, task
     from tests.benchmarks import bodies
 
-    talk = task(log_cap_mb=1_000)(bodies.write_lines)
+    talk = task(log_cap_bytes=10**9)(bodies.write_lines)
     work = task(bodies.work)
     with Dag("talking") as talking:
         talk(lines)
