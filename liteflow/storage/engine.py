@@ -84,8 +84,10 @@ DRIVER = "driver"
 class _Lease:
     """A connection, and a session on it, while a scope has them."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, idle: deque[_Lease] | None) -> None:
         self.connection = connection
+        self.idle = idle
+        """Where it goes when its scope is left, as long as that is where the database's idle ones are."""
         self.driver: Any = connection.connection.driver_connection
         self.session = self._new_session()
 
@@ -170,8 +172,8 @@ class Database:
             lease.commit()
             if after is not None:
                 driver.execute(f"PRAGMA {after}")
-            if self._idle is not None:
-                self._idle.append(lease)
+            if lease.idle is not None and lease.idle is self._idle:  # else it was closed meanwhile
+                lease.idle.append(lease)
                 lease = None
         except (exc.DBAPIError, sqlite3.Error, UnicodeDecodeError) as error:
             raise storage_error(self.path, error) from error
@@ -186,7 +188,7 @@ class Database:
                 return self._idle.pop()
             except IndexError:
                 pass  # another thread took it
-        return _Lease(self.engine.connect().execution_options(liteflow_begin=""))
+        return _Lease(self.engine.connect().execution_options(liteflow_begin=""), self._idle)
 
     def remember_file(self) -> None:
         """Note which file this is, for `refuse_other_file`."""
@@ -220,8 +222,10 @@ class Database:
             if self._watch is not None:
                 self._watch.close()
                 self._watch = None
-            while self._idle:
-                self._idle.pop().close()
+            if self._idle is not None:
+                idle, self._idle = self._idle, deque()
+                while idle:
+                    idle.pop().close()
             self.engine.dispose()
 
 

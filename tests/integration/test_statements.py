@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,16 @@ def test_a_read_scope_writes_nothing_past_the_session_either(database: Database)
     with database.write() as session:
         ADD.run(session, [("a", 1)])
     assert sizes(database) == [("a", 1)], "the next scope may"
+
+
+def test_a_scope_that_is_left_after_the_database_was_closed_leaves_no_connection_open(database: Database) -> None:
+    with database.write() as session:
+        ADD.run(session, [("a", 1)])
+        driver = session.info[DRIVER]
+        database.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        driver.execute("SELECT 1")
+    assert sizes(database) == [("a", 1)], "it is opened again when it is used again"
 
 
 def test_an_error_of_the_driver_is_one_line_and_rolls_back(database: Database) -> None:
