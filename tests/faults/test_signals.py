@@ -49,7 +49,7 @@ END_S = 0.3
 """How long after the end of its run a program may still be there."""
 ANCHOR_S = 30.0
 
-PYTHON_DOES_NOT_START = ("init_import_site", "Could not import runpy")
+PYTHON_DOES_NOT_START = ("Fatal Python error: init_", "Could not import runpy")
 """What Python says, and ends with 1, when Ctrl-C comes before it has begun with any program."""
 
 HANG_S = 10.0
