@@ -45,9 +45,9 @@ def cancel_command(run: str, task: str | None, db_path: str | None) -> None:
     if is_interrupted(found):
         _cancel_interrupted(found, task)
         return
+    _tell_if_stopped(found)
     if task is None:
         found.cancel()
-        _tell_if_stopped(found)
         echo(f"{name} is being cancelled", err=True)
         return
     task_id, map_index = task_and_index(task)

@@ -130,12 +130,12 @@ def _say_who_else(run: DagRun) -> None:
     """The run is over, or somebody else drives it."""
     from liteflow.execution.liveness import state_of_owner
 
-    if run.state.is_terminal or run.owner is None:
+    if run.state.is_terminal:
         _say(f"run {run.run_id} is over already ({run.state}): nothing runs")
-        return
-    is_stopped = state_of_owner(run.history.database.path, run.owner) == "stopped"
-    what = ", which is stopped (SIGSTOP); --resume RUN --force takes it" if is_stopped else ""
-    _say(f"run {run.run_id} is driven by process {run.owner.pid} on {run.owner.host}{what}; waiting for it")
+    elif run.owner is not None:
+        is_stopped = state_of_owner(run.history.database.path, run.owner) == "stopped"
+        what = ", which is stopped (SIGSTOP); --resume RUN --force takes it" if is_stopped else ""
+        _say(f"run {run.run_id} is driven by process {run.owner.pid} on {run.owner.host}{what}; waiting for it")
 
 
 def _say_how_to_go_on(dag: Dag, handle: RunHandle) -> None:

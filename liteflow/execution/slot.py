@@ -27,6 +27,9 @@ from liteflow.execution.worker import BOOTSTRAP, TOKEN
 
 _READ_BYTES = 1 << 18
 
+MOST_RECIPES = 1000
+"""How many recipes a slot keeps; then it begins anew: a service may see new dags for as long as it lives."""
+
 
 class Slot:
     """One worker process, seen from the parent."""
@@ -149,6 +152,9 @@ class Slot:
                 self.sent_codes.add(job.code_number)
                 frames.append(pack(("code", job.code_number, *job.code)))
             if job.recipe_number and job.recipe_number not in self.sent_recipes:
+                if len(self.sent_recipes) >= MOST_RECIPES:
+                    self.sent_recipes.clear()
+                    frames.append(pack(("forget",)))
                 self.sent_recipes.add(job.recipe_number)
                 frames.append(pack(("recipe", job.recipe_number, *job.recipe)))
             recipe = None if job.recipe_number else tuple(job.recipe)

@@ -60,13 +60,17 @@ class Output:
         """Marks that are not written yet."""
 
     def mark(self, kind: bytes, number: int) -> None:
-        """Say that the lines of job `number` begin (`B`) or end (`E`); written with what comes next."""
+        """Say that the lines of job `number` begin (`B`) or end (`E`), at the next `write_marks`.
+
+        Of the two, one thread at a time.
+        """
         self._marks += self._mark + kind + b"%d\n" % number
 
     def write_marks(self) -> None:
         """Write the marks that are not written yet."""
         if self._marks:
-            self._write(b"")
+            marks, self._marks = self._marks, b""
+            self._write(marks)
 
     def record(self, level: int, logger: str, text: str) -> None:
         """A record of `logging`: each of its lines as one line of the output."""
@@ -98,8 +102,7 @@ class Output:
                 continue  # the task closed it or put something else there; descriptors 1 and 2 are restored below
 
     def _write(self, data: bytes) -> None:
-        marks, self._marks = self._marks, b""
-        view = memoryview(marks + data)
+        view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
 
@@ -141,7 +144,7 @@ class Worker:
         self._receiving = threading.Lock()
         """Held by whoever reads messages: the loop or, while a task runs, one of its threads that asks something."""
         self._sending = threading.Lock()
-        """Held while messages are sent: one must not begin inside another."""
+        """Held while marks and messages are kept or sent: a thread that a task left may ask something meanwhile."""
         self._unsent = b""
         """Messages that go with the next one: the end of a job with the start of the one behind it."""
         self._questions = 0
@@ -180,6 +183,8 @@ class Worker:
                 self._codes[message[1]] = Code(*message[2:])
             elif message[0] == "recipe":
                 self._recipes[message[1]] = Recipe(*message[2:])
+            elif message[0] == "forget":
+                self._recipes.clear()
             elif message[0] == "lock":
                 _hold_lock(message[1])
             elif message[0] == "job" and message[1] == number:
@@ -228,7 +233,7 @@ class Worker:
     def _run_job(self, number: int) -> bool:
         code_number, recipe, payload = self._job(number)
         self._capture_logging()
-        self._output.mark(b"B", number)
+        self._mark(b"B", number)
         trace: str | None = None
         guard = None
         function = self._function(code_number)  # imports may take long, and are not the task's time
@@ -249,7 +254,7 @@ class Worker:
             _, trace, guard = self._load_errors[code_number]
         ended_us = clock_us()
         self._output.restore()
-        self._output.mark(b"E", number)
+        self._mark(b"E", number)
         has_children = _has_children()
         self._say("end", number, ended_us, has_children, tuple(result), trace, guard)
         if not self._waiting.poll(0):
@@ -300,6 +305,10 @@ class Worker:
         if self._in_task:
             raise TaskKilled("the time of this task is up, or it was cancelled")
 
+    def _mark(self, kind: bytes, number: int) -> None:
+        with self._sending:
+            self._output.mark(kind, number)
+
     def _say(self, *message: Any) -> None:
         """Send a message with the next one, or when there is nothing else to do."""
         packed = pack(message)
@@ -313,9 +322,9 @@ class Worker:
 
     def _send_all(self) -> None:
         """Send what is not sent yet. Marks go first: who hears that a job ended reads its lines up to there."""
-        self._output.write_marks()
-        if self._unsent:
-            with self._sending:
+        with self._sending:
+            self._output.write_marks()
+            if self._unsent:
                 unsent, self._unsent = self._unsent, b""
                 self._connection.sendall(unsent)
 

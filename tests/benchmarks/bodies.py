@@ -58,7 +58,7 @@ def write_lines(count: int) -> None:
 
 
 def work(seconds: float) -> float:
-    """So much work, as this machine did in `seconds` when it was measured once; returns how long it took."""
+    """Ten million additions for each of `seconds`, which is about what they take; returns how long they took."""
     began = time.perf_counter()
     total_of = 0
     for number in range(int(seconds * 10_000_000)):

@@ -47,6 +47,46 @@ def bystander(db: str) -> Dag:
     return dag
 
 
+@task
+def log_for_ever() -> None:
+    def talk() -> None:
+        while True:
+            logging.getLogger("left").info("still here")
+
+    threading.Thread(target=talk, daemon=True).start()
+
+
+@task
+def say(name: str) -> None:
+    print(name)
+
+
+def test_a_thread_that_logs_on_does_not_move_the_lines_of_the_tasks_behind_it(db: str) -> None:
+    with Dag("talked_over", db_path=db) as dag:
+        log_for_ever.override(log_cap_bytes=1000)() >> say.override(log_cap_bytes=10**6).expand(
+            name=[f"n{number}" for number in range(100)]
+        )
+    with ExecutorService(db, max_workers=1) as service:
+        run = service.submit(dag).wait(timeout=60)
+    assert run.state == "success"
+    said = {line.map_index: line.message for line in run.logs("say") if line.message != "still here"}
+    assert said == {number: f"n{number}" for number in range(100)}
+
+
+def test_a_slot_keeps_only_so_many_recipes(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("liteflow.execution.slot.MOST_RECIPES", 2)
+    with Dag("many_kinds", db_path=db) as dag:
+        for number in range(5):
+            give.override(task_id=f"kind{number}", do_xcom_push=True).expand(value=[number, number])
+            give.override(task_id=f"twin{number}")(number) >> give.override(task_id=f"other{number}")(number)
+    with ExecutorService(db, max_workers=1) as service:
+        for _ in range(2):
+            run = service.submit(dag).wait(timeout=60)
+            assert run.state == "success"
+            assert [run.xcom(f"twin{number}") for number in range(5)] == list(range(5))
+            assert [run.xcom(f"kind{number}", map_index=1) for number in range(5)] == list(range(5))
+
+
 def test_a_run_that_is_deleted_while_it_runs_gives_nothing_to_the_next(db: str, tmp_path: Path) -> None:
     go = tmp_path / "go"
     with Dag("old", db_path=db) as old:

@@ -343,6 +343,22 @@ def test_a_service_goes_on_with_interrupted_runs_of_the_dags_that_it_knows(scrip
     assert service.run().stdout == "success\n"
 
 
+def stop_at_rest(process: subprocess.Popen[str], directory: Path) -> None:
+    """Stop the owner of the two tasks that wait, once it has recorded that they do: not with the write lock in hand."""
+
+    def have_started() -> bool:
+        if not (directory / "flow.db").exists():
+            return False
+        run = Dag.load("killed", str(directory / "flow.db")).latest_run()
+        waiting = [one for one in run.task_instances() if one.task_id == "wait"] if run is not None else []
+        return len(waiting) == 2 and all(one.started_at is not None for one in waiting)
+
+    wait_until(lambda: (directory / "begun1").exists() and (directory / "begun2").exists(), "both tasks run")
+    wait_until(have_started, "that is recorded")
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)  # until all of its threads are
+
+
 def test_the_run_of_a_living_process_is_not_taken(script: Make, tmp_path: Path) -> None:
     made = script(KILLED)
     process = made.start()
@@ -358,9 +374,7 @@ def test_the_run_of_a_living_process_is_not_taken(script: Make, tmp_path: Path) 
 def test_a_stopped_owner_is_reported_and_can_be_robbed(script: Make, tmp_path: Path) -> None:
     made = script(KILLED)
     process = made.start()
-    wait_until(lambda: (tmp_path / "begun1").exists() and (tmp_path / "begun2").exists(), "both tasks run")
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)  # until all of its threads are
+    stop_at_rest(process, tmp_path)
     try:
         (tmp_path / "go").touch()
         refused = liteflow("run", str(made.path), "--resume", "r", cwd=tmp_path)
@@ -382,9 +396,7 @@ def test_a_stopped_owner_is_reported_and_can_be_robbed(script: Make, tmp_path: P
 def test_who_else_drives_the_run_is_said(script: Make, tmp_path: Path) -> None:
     made = script(KILLED)
     process = made.start()
-    wait_until(lambda: (tmp_path / "begun1").exists() and (tmp_path / "begun2").exists(), "both tasks run")
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+    stop_at_rest(process, tmp_path)
     told = f"run r is driven by process {process.pid} on {socket.gethostname()}, which is stopped (SIGSTOP)"
     try:
         cancelled = liteflow("cancel", "killed/r", "--db", "flow.db", cwd=tmp_path)
