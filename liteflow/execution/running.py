@@ -104,6 +104,7 @@ def _drive(
                         _say_who_else(handle.run)
                     return _wait(handle, signals)
                 except KeyboardInterrupt:
+                    service._begin_no_more()  # before it is said
                     if display is not None and handle.is_driven_here:
                         _say(
                             f"stopping: nothing more is begun, what runs may go on for {INTERRUPT_GRACE_S:g} s; "

@@ -260,6 +260,11 @@ class ExecutorService:
         else:
             self._loop.interrupt(grace_s)
 
+    def _begin_no_more(self) -> None:
+        """What the first `interrupt` does, which may follow: it is not counted as one."""
+        if self._loop is not None:
+            self._loop.interrupt(INTERRUPT_GRACE_S)
+
     def stop(self, *, cancel: bool = False) -> None:
         """Stop: wait for the runs that the service drives or, with `cancel`, cancel them. A second call does nothing.
 
