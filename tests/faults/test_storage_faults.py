@@ -275,6 +275,7 @@ def test_a_file_that_is_read_only_in_a_directory_that_is_not(finished: Path) -> 
 
 HELD = """
 import sys
+import time
 from pathlib import Path
 from liteflow import Dag, ExecutorService, task
 from liteflow.storage.checkpoints import checkpoint
@@ -283,8 +284,12 @@ DB = str(Path(__file__).with_name("test.db"))
 
 
 def is_free():
-    '''Whether nobody reads or writes: only then can the WAL be emptied. Anybody may be at a commit for a moment.'''
-    return any(checkpoint(DB, patience_s=0.01) for _ in range(200))
+    '''Whether nobody reads or writes: only then can the WAL be emptied. Anybody may be at a commit, or at a checkpoint
+    with a slow disk, for a moment.'''
+    end = time.monotonic() + 10
+    while not (free := checkpoint(DB, patience_s=0.01)) and time.monotonic() < end:
+        pass
+    return free
 
 
 @task(retries=1, retry_delay=0.3)
