@@ -6,11 +6,16 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 SLOT_LOCK = ".slot"
 """How the name of a slot's lock file ends."""
+
+_LOOKS = 4
+"""How often a process without an environment is looked at."""
+_LOOK_AGAIN_S = 0.0005
 
 
 def start_time_of(pid: int) -> int | None:
@@ -166,17 +171,31 @@ def _descendants(of: set[int], living: Mapping[int, _Process]) -> set[int]:
 
 def slot_marks(pid: int) -> frozenset[str]:
     """The marks of the slots in which a process was started, from the outermost: more than one if a task runs dags."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            entries = file.read().split(b"\0")
-    except OSError:  # gone, or not ours
-        return frozenset()
     return frozenset(
         mark
-        for entry in entries
+        for entry in _environment(pid).split(b"\0")
         if entry.startswith(b"LITEFLOW_SLOT=")
         for mark in entry[len(b"LITEFLOW_SLOT=") :].decode("ascii", "replace").split(":")
     )
+
+
+def _environment(pid: int) -> bytes:
+    """The environment with which a process was started; empty if it has none, is gone, or is not ours.
+
+    That of a process which is just executing a program is not there yet for a moment: so one that has a program and no
+    environment is looked at again.
+    """
+    try:
+        for _ in range(_LOOKS):
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                text = file.read()
+            if text:
+                return text
+            os.readlink(f"/proc/{pid}/exe")  # a thread of the kernel has none
+            time.sleep(_LOOK_AGAIN_S)
+    except OSError:
+        return b""
+    return b""
 
 
 def send(pid: int, number: int, *, group: bool = False) -> bool:

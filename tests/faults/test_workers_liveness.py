@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from liteflow import Dag, ExecutorService, task
-from liteflow.execution import liveness
+from liteflow.execution import liveness, processes
 from liteflow.execution.jobs import Events
 from liteflow.execution.liveness import OwnLock, end_leftovers, lock_directory, state_of_owner
 from liteflow.execution.slot import Slot
@@ -150,6 +151,19 @@ def test_what_is_left_is_known_until_it_is_ended(host: Callable[..., Host], mark
     assert end_leftovers(made.db, owner.token) == []
     assert not slot.exists()
     assert not marked(mark)
+
+
+def test_a_process_that_is_just_executing_a_program_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment is not there yet for some microseconds."""
+    texts = iter([b"", b"", b"A=1\0LITEFLOW_SLOT=outer:inner\0"])
+    monkeypatch.setattr(processes, "open", lambda *_args: io.BytesIO(next(texts)), raising=False)
+    assert processes.slot_marks(os.getpid()) == {"outer", "inner"}
+
+
+def test_a_process_that_has_no_environment_came_from_no_slot() -> None:
+    with subprocess.Popen(["sleep", "60"], env={}) as child:
+        assert processes.slot_marks(child.pid) == frozenset()
+        child.kill()
 
 
 def test_locks_of_a_killed_host_of_which_nothing_is_left_are_removed(host: Callable[..., Host], mark: str) -> None:
