@@ -35,7 +35,7 @@ class OutputReader(Generic[J]):
         self._rest = b""
         self._rest_since: float | None = None
         self._is_flushed = False
-        """Whether what there was of this line is recorded already."""
+        """Whether what there was of this line is recorded already: it took long, or a record of `logging` tore it."""
         self.current: J | None = None
         """The job whose lines these are."""
         self.ended: J | None = None
@@ -107,10 +107,13 @@ class OutputReader(Generic[J]):
         if was_flushed and not line.rstrip(b"\r"):  # the end of a line of which everything is recorded
             return
         if b"\x00" in line and self._mark in line:
-            before, _, marked = line.partition(self._mark)
+            before, *marked = line.split(self._mark)
             if before:
                 self._text(before, at_us, lines)
-            self._marked(marked, at_us, lines)
+            for one in marked:  # more than one: a long record is no single write, and a mark came between
+                self._marked(one, at_us, lines)
+            # A thread may log between the text and the end of a line that another prints.
+            self._is_flushed = marked[-1][:1] == b"L" and (was_flushed or bool(before))
         else:
             self._text(line, at_us, lines)
 

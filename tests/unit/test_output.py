@@ -366,3 +366,30 @@ def test_the_newline_after_a_flushed_line_is_no_line_of_its_own() -> None:
     it.feed(begin(1) + b"abc", 5, 100.0)
     assert plain(it.flush(5, 101.0)) == [Line("one", "abc")]
     assert plain(it.feed(b"\nnext\n\n", 5, 101.1)) == [Line("one", "next"), Line("one", "")]
+
+
+def test_a_line_that_another_thread_logs_into_is_followed_by_no_empty_line() -> None:
+    torn = b"said" + record("a") + record("b") + b"\n\nnext\n"
+    assert read(begin(1) + torn, flush=False) == [
+        Line("one", "said"),
+        Line("one", "a", 20, "etl"),
+        Line("one", "b", 20, "etl"),
+        Line("one", ""),
+        Line("one", "next"),
+    ]
+
+
+def test_an_empty_line_after_a_task_that_ended_in_the_middle_of_one_is_a_line() -> None:
+    assert read(begin(1) + b"said" + end(1) + begin(2) + b"\n", flush=False) == [
+        Line("one", "said"),
+        Line("two", ""),
+    ]
+
+
+def test_a_mark_that_tears_a_long_record_counts() -> None:
+    torn = record("left").rstrip(b"\n") + end(1) + begin(2) + b"over\nsaid\n"
+    assert read(begin(1) + torn, flush=False) == [
+        Line("one", "left", 20, "etl"),
+        Line("two", "over"),
+        Line("two", "said"),
+    ]
