@@ -6,8 +6,7 @@ them through `**kwargs`, and the whole of it from `get_current_context()`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
@@ -191,14 +190,17 @@ def get_current_context() -> Context:
     return source()
 
 
-@contextmanager
-def current_context(source: Callable[[], Context]) -> Iterator[None]:
+class current_context:
     """Make what `source` gives the context that `get_current_context()` finds. Most tasks never ask for it."""
-    token = _current.set(source)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+
+    def __init__(self, source: Callable[[], Context]) -> None:
+        self._source = source
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._source)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
 
 def make_context(

@@ -10,6 +10,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from operator import is_
 from typing import Any
 
 _LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
@@ -19,7 +20,9 @@ _SIGNALS = [int(number) for number in signal.Signals if number not in (signal.SI
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 # Without the conversion to an enum, which takes ten times as long as the question.
-_handler_of: Callable[[int], Any] = getattr(sys.modules.get("_signal"), "getsignal", signal.getsignal)
+_signals: Any = sys.modules.get("_signal", signal)
+_handler_of: Callable[[int], Any] = _signals.getsignal
+_set_mask: Callable[[int, Any], Any] = _signals.pthread_sigmask
 
 
 class Surroundings:
@@ -32,11 +35,11 @@ class Surroundings:
         self._directory = os.getcwd()
         self._environment = dict(os.environ)
         self._raw_environment = dict(_raw_environment())
-        self._handlers = {number: _handler_of(number) for number in _SIGNALS}
+        self._handlers = list(map(_handler_of, _SIGNALS))
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._umask = os.umask(0o077)
         os.umask(self._umask)
-        self._limits = [resource.getrlimit(limit) for limit in _LIMITS]
+        self._limits = list(map(resource.getrlimit, _LIMITS))
         self._identity = _identity()
 
     def restore(self) -> bool:
@@ -52,10 +55,11 @@ class Surroundings:
     def _restore_signals(self) -> None:
         for timer in _TIMERS:
             signal.setitimer(timer, 0)
-        for number, handler in self._handlers.items():
-            if handler is not None and _handler_of(number) is not handler:
-                signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        if not all(map(is_, map(_handler_of, _SIGNALS), self._handlers)):
+            for number, handler in zip(_SIGNALS, self._handlers, strict=True):
+                if handler is not None and _handler_of(number) is not handler:
+                    signal.signal(number, handler)
+        _set_mask(signal.SIG_SETMASK, self._mask)
 
     def _restore_directory(self) -> None:
         try:
@@ -69,7 +73,7 @@ class Surroundings:
                 pass  # the host's directory was removed; the next task finds itself where this one was
 
     def _restore_limits(self) -> bool:
-        if [resource.getrlimit(limit) for limit in _LIMITS] == self._limits:
+        if list(map(resource.getrlimit, _LIMITS)) == self._limits:
             return True
         for limit, before in zip(_LIMITS, self._limits, strict=True):
             if resource.getrlimit(limit) != before:

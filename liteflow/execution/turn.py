@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from liteflow.execution.jobs import Job, LogLine, Outcome
 
@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from liteflow.scheduling.core import Change, Expansion
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A task instance that is to run."""
 
     vacancy: int

@@ -270,8 +270,10 @@ class Worker:
         root = logging.getLogger()
         if root.handlers != [self._handler]:
             root.handlers[:] = [self._handler]
-        root.setLevel(logging.INFO)
-        logging.disable(logging.NOTSET)
+        if root.level != logging.INFO:
+            root.setLevel(logging.INFO)
+        if root.manager.disable != logging.NOTSET:
+            logging.disable(logging.NOTSET)
 
     def _function(self, number: int) -> Callable[..., Any] | None:
         found = self._functions.get(number)

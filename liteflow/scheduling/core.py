@@ -66,8 +66,7 @@ class UnitSpec(NamedTuple):
     """How many instances there are, where the dag itself says so."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """A try that is over: `state` is `success`, `failed`, `skipped` or `up_for_reschedule`."""
 
     index: int
@@ -81,8 +80,7 @@ class Ended:
     """Numbers of tasks that a branch or short circuit decided to skip."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A task instance that is now in `state`."""
 
     index: int

@@ -284,30 +284,12 @@ def existing_runs(session: Session, pks: Iterable[int]) -> set[int]:
 
 def cancel_requested(session: Session, executor_pk: int) -> list[int]:
     """Runs of this executor that somebody wants to end."""
-    return list(
-        session.scalars(
-            select(DagRun.id).where(
-                DagRun.executor_pk == executor_pk,
-                DagRun.state == RunState.RUNNING,
-                DagRun.cancel_requested_at.is_not(None),
-            )
-        )
-    )
+    return [pk for (pk,) in _CANCEL_OF_RUN.fetch(session, executor_pk)]
 
 
 def cancelled_instances(session: Session, executor_pk: int) -> list[tuple[int, str, int]]:
     """Task instances of this executor's runs that somebody wants to end: key of the run, task id, map index."""
-    rows = session.execute(
-        select(TaskInstance.run_pk, TaskInstance.task_id, TaskInstance.map_index)
-        .join(DagRun, DagRun.id == TaskInstance.run_pk)
-        .where(
-            TaskInstance.cancel_requested_at.is_not(None),
-            TaskInstance.state.in_(UNFINISHED),
-            DagRun.executor_pk == executor_pk,
-            DagRun.state == RunState.RUNNING,
-        )
-    )
-    return [(run_pk, task_id, map_index) for run_pk, task_id, map_index in rows]
+    return _CANCEL_OF_INSTANCE.fetch(session, executor_pk)
 
 
 def request_cancel_of_task(session: Session, run_pk: int, task_id: str, map_index: int | None, now_us: int) -> int:
@@ -395,9 +377,14 @@ def end_run(session: Session, run_pk: int, state: RunState, reason: EndReason | 
 
 def claim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -> None:
     """Begin tries: pairs of a task instance's key and the number of the try. The try before, if any, is kept."""
-    keep_latest_tries(session, [pk for pk, try_number in rows if try_number > 1])
-    if rows:
-        _CLAIM.run(session, ((*row, executor_pk) for row in rows))
+    again = [pk for pk, try_number in rows if try_number > 1]
+    if again:
+        keep_latest_tries(session, again)
+    by_number: dict[int, list[int]] = {}
+    for pk, try_number in rows:
+        by_number.setdefault(try_number, []).append(pk)
+    for try_number, pks in by_number.items():
+        _CLAIM.run(session, [(try_number, executor_pk, first, last) for first, last in _ranges(pks)])
 
 
 def reclaim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -> None:
@@ -407,7 +394,7 @@ def reclaim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int)
     is neither queued nor up_for_reschedule, or is at another try, is left as it is.
     """
     if rows:
-        _RECLAIM.run(session, ((*row, executor_pk) for row in rows))
+        _RECLAIM.run(session, [(executor_pk, pk, try_number) for pk, try_number in rows])
 
 
 def record_changes(
@@ -417,7 +404,7 @@ def record_changes(
     queued = [pk for pk, state, _ in rows if state is _S.QUEUED]
     if queued:  # how the try before ended is kept
         _QUEUE.run(session, _ranges(queued))
-    others = [(pk, state.value, _value(reason), now_us) for pk, state, reason in rows if state is not _S.QUEUED]
+    others = [(state._value_, _value(reason), now_us, pk) for pk, state, reason in rows if state is not _S.QUEUED]
     if others:
         _CHANGE.run(session, others)
 
@@ -436,13 +423,13 @@ def _ranges(pks: Iterable[int]) -> list[tuple[int, int]]:
 def record_errors(session: Session, rows: Sequence[tuple[int, str]]) -> None:
     """Why task instances changed without a try, where there is more to say than the reason: key, text."""
     if rows:
-        _ERROR.run(session, [(pk, text_for_database(error)) for pk, error in rows])
+        _ERROR.run(session, [(text_for_database(error), pk) for pk, error in rows])
 
 
 def record_started(session: Session, rows: Sequence[tuple[int, int, int]], executor_pk: int) -> None:
     """Tries that began to run: key, try number, microseconds. One that was rescheduled keeps its first beginning."""
     if rows:
-        _STARTED.run(session, [(pk, executor_pk, number, at) for pk, number, at in rows])
+        _STARTED.run(session, [(at, pk, executor_pk, number) for pk, number, at in rows])
 
 
 def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -> set[int]:
@@ -456,19 +443,19 @@ def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -
         session,
         [
             (
-                row.pk,
+                state._value_,
+                _value(reason),
+                None if error is None else text_for_database(error),
+                due,
+                started,
+                ended,
+                None if label is None else text_for_database(label),
+                peak,
+                pk,
                 executor_pk,
-                row.try_number,
-                row.state.value,
-                _value(row.reason),
-                None if row.error is None else text_for_database(row.error),
-                row.started_us,
-                row.ended_us,
-                row.due_us,
-                None if row.rendered_map_index is None else text_for_database(row.rendered_map_index),
-                row.peak_rss_bytes,
+                number,
             )
-            for row in rows
+            for pk, number, state, reason, error, started, ended, due, label, peak in rows
         ],
     )
     if count == len(rows):
@@ -547,7 +534,7 @@ def end_executor(session: Session, pk: int, now_us: int) -> None:
 
 
 def _value(reason: EndReason | None) -> str | None:
-    return None if reason is None else reason.value
+    return None if reason is None else reason._value_
 
 
 def _may_become(*targets: TaskInstanceState, beside: TaskInstanceState | None = None) -> Any:
@@ -564,7 +551,10 @@ _TI = table_of(TaskInstance)
 _CLAIM = Prepared(
     update(_TI)
     # From pending and up_for_retry too: what is queued and claimed in one breath is written once.
-    .where(_TI.c.id == bindparam("pk"), _may_become(_S.RUNNING, _S.QUEUED, beside=_S.RUNNING))
+    .where(
+        _TI.c.id.between(bindparam("first"), bindparam("last")),
+        _may_become(_S.RUNNING, _S.QUEUED, beside=_S.RUNNING),
+    )
     .values(
         state=_S.RUNNING,
         try_number=bindparam("number"),
@@ -577,9 +567,10 @@ _CLAIM = Prepared(
         peak_rss_bytes=None,
         reschedules=0,
     ),
-    "pk",
     "number",
     "executor",
+    "first",
+    "last",
 )
 _RECLAIM = Prepared(
     update(_TI)
@@ -597,9 +588,9 @@ _RECLAIM = Prepared(
         ended_at=None,
         reschedules=_TI.c.reschedules + 1,
     ),
+    "executor",
     "pk",
     "number",
-    "executor",
 )
 _CHANGE = Prepared(
     update(_TI)
@@ -608,15 +599,15 @@ _CHANGE = Prepared(
         _may_become(_S.SKIPPED, _S.UPSTREAM_FAILED, beside=_S.RUNNING),
     )
     .values(state=bindparam("new"), end_reason=bindparam("why"), ended_at=bindparam("ended"), due_at=None),
-    "pk",
     "new",
     "why",
     "ended",
+    "pk",
 )
 _ERROR = Prepared(
     update(_TI).where(_TI.c.id == bindparam("pk"), _TI.c.state != _S.RUNNING).values(error=bindparam("text")),
-    "pk",
     "text",
+    "pk",
 )
 _QUEUE = Prepared(
     update(_TI)
@@ -649,17 +640,25 @@ _INSERT_LOGRECORD = Prepared(
     insert(table_of(LogRecord)), "task_instance_pk", "try_number", "at", "level", "logger", "message"
 )
 _RUN = table_of(DagRun)
-_OWNED = Prepared(
-    select(_RUN.c.id).where(_RUN.c.executor_pk == bindparam("executor"), _RUN.c.state == RunState.RUNNING), "executor"
+_IS_OWNED = (_RUN.c.executor_pk == bindparam("executor"), _RUN.c.state == RunState.RUNNING)
+_OWNED = Prepared(select(_RUN.c.id).where(*_IS_OWNED), "executor")
+_CANCEL_OF_RUN = Prepared(select(_RUN.c.id).where(*_IS_OWNED, _RUN.c.cancel_requested_at.is_not(None)), "executor")
+_CANCEL_OF_INSTANCE = Prepared(
+    select(_TI.c.run_pk, _TI.c.task_id, _TI.c.map_index)
+    .join_from(_TI, _RUN, _RUN.c.id == _TI.c.run_pk)
+    .where(
+        *_IS_OWNED, _TI.c.cancel_requested_at.is_not(None), or_(*(_TI.c.state == state for state in sorted(UNFINISHED)))
+    ),
+    "executor",
 )
 
 
 def _beginning(name: str) -> Any:
     """What `started_at` becomes: the bound value, unless the try began before it was rescheduled."""
-    return case((_TI.c.reschedules > 0, func.coalesce(_TI.c.started_at, bindparam(name))), else_=bindparam(name))
+    return func.coalesce(case((_TI.c.reschedules > 0, _TI.c.started_at)), bindparam(name))
 
 
-_STARTED = Prepared(update(_TI).where(*_MINE).values(started_at=_beginning("at")), "pk", "executor", "number", "at")
+_STARTED = Prepared(update(_TI).where(*_MINE).values(started_at=_beginning("at")), "at", "pk", "executor", "number")
 _ENDED = Prepared(
     update(_TI)
     .where(*_MINE)
@@ -673,15 +672,15 @@ _ENDED = Prepared(
         rendered_map_index=func.coalesce(bindparam("label"), _TI.c.rendered_map_index),
         peak_rss_bytes=bindparam("peak"),
     ),
-    "pk",
-    "executor",
-    "number",
     "new",
     "why",
     "text",
+    "due",
     "began",
     "ended",
-    "due",
     "label",
     "peak",
+    "pk",
+    "executor",
+    "number",
 )

@@ -50,39 +50,49 @@ class Prepared:
         self._names = names
 
     @cached_property
-    def _ready(self) -> tuple[str, Callable[[Row], Row]]:
-        """The text, and what arranges a row for it."""
+    def _ready(self) -> tuple[str, Callable[[Row], Row] | None]:
+        """The text, and what arranges a row for it; None when rows are as it wants them."""
         dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
         columns = self._names if isinstance(self._statement, Insert) else None
         compiled: Any = self._statement.compile(dialect=dialect, column_keys=columns)
         missing = [column.name for column in compiled.insert_prefetch] if columns is not None else []
         if missing:
             raise ValueError(f"{compiled}: columns with a default of Python need a value: {missing}")
-        fixed: list[Any] = []
-        places = []
-        for name in compiled.positiontup:
+        first, *rest = str(compiled).split("?")
+        if len(rest) != len(compiled.positiontup):
+            raise ValueError(f"{compiled}: a question mark that is no parameter")
+        pieces, places = [first], []
+        for name, piece in zip(compiled.positiontup, rest, strict=True):
             if name in self._names:
                 places.append(self._names.index(name))
-                continue
-            bound = compiled.binds[name]
-            process = bound.type.dialect_impl(dialect).bind_processor(dialect)
-            places.append(len(self._names) + len(fixed))
-            fixed.append(process(bound.value) if process is not None else bound.value)
+                pieces += "?", piece
+            else:
+                bound = compiled.binds[name]
+                process = bound.type.dialect_impl(dialect).bind_processor(dialect)
+                pieces += _literal(process(bound.value) if process is not None else bound.value), piece
         if places == list(range(len(self._names))):
-            return str(compiled), tuple
-        pick = itemgetter(*places) if len(places) > 1 else lambda row: (row[places[0]],)
-        rest = tuple(fixed)
-        return str(compiled), lambda row: pick((*row, *rest))
+            return "".join(pieces), None
+        return "".join(pieces), itemgetter(*places) if len(places) > 1 else lambda row: (row[places[0]],)
 
     def run(self, session: Session, rows: Iterable[Row]) -> int:
         """Execute it for each row; returns how many rows of the table were changed in all."""
         text_of, arrange = self._ready
-        return int(session.info[DRIVER].executemany(text_of, map(arrange, rows)).rowcount)
+        arranged = rows if arrange is None else map(arrange, rows)
+        return int(session.info[DRIVER].executemany(text_of, arranged).rowcount)
 
     def fetch(self, session: Session, *values: Any) -> list[Any]:
         """Execute it once; returns the rows that it found."""
         text_of, arrange = self._ready
-        return list(session.info[DRIVER].execute(text_of, arrange(values)).fetchall())
+        arranged = values if arrange is None else arrange(values)
+        found: list[Any] = session.info[DRIVER].execute(text_of, arranged).fetchall()
+        return found
+
+
+def _literal(value: int | str | None) -> str:
+    """A value that is the same for every row, as it is written in SQL."""
+    if value is None:
+        return "NULL"
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
 def in_groups(ids: Sequence[T]) -> Iterable[Sequence[T]]:
