@@ -190,7 +190,7 @@ def get_current_context() -> Context:
     return source()
 
 
-class current_context:
+class CurrentContext:
     """Make what `source` gives the context that `get_current_context()` finds. Most tasks never ask for it."""
 
     def __init__(self, source: Callable[[], Context]) -> None:

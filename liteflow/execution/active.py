@@ -299,6 +299,8 @@ class ActiveRun:
 
     def missing_values(self, index: int) -> list[int]:
         """Keys of the task instances whose values must be read from the database for this one."""
+        if self.prepared.is_plain[self.core.task_of[index]]:
+            return []
         missing = []
         for wanted in self._inputs_of(index):
             several = self._instances_for(index, wanted.task_id)
@@ -331,9 +333,10 @@ class ActiveRun:
 
     def payload(self, index: int, stored: Stored) -> Payload:
         """What the worker needs for the next try; `stored` holds the values named by `missing_values`."""
+        is_plain = self.prepared.is_plain[self.core.task_of[index]]
         return Payload(
-            inputs=tuple(self._input(index, wanted, stored) for wanted in self._inputs_of(index)),
-            mapped=self._mapped(index, stored),
+            inputs=() if is_plain else tuple(self._input(index, wanted, stored) for wanted in self._inputs_of(index)),
+            mapped=None if is_plain else self._mapped(index, stored),
             dag_id=self.dag.dag_id,
             run_id=self.run_id,
             task_id=self.task(index).task_id,

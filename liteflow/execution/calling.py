@@ -19,11 +19,11 @@ from typing import Any, NamedTuple, NoReturn
 import liteflow
 from liteflow.authoring.context import (
     Context,
+    CurrentContext,
     DagRunFacts,
     DagView,
     TaskInstanceFacts,
     TaskView,
-    current_context,
     make_context,
 )
 from liteflow.authoring.decorators import Guarded
@@ -275,6 +275,8 @@ class Try:
 
     def outputs(self, value: Any) -> tuple[tuple[str, str, bytes], ...]:
         """What the try hands on: its result, and what it pushed itself."""
+        if value is None and not self.xcoms.pushed and not self.recipe.mapped_keys:
+            return ()
         found = dict(self.xcoms.pushed)
         if value is not None and self.recipe.push_result:
             found[RETURN_VALUE] = encode(value) if RETURN_VALUE not in self.recipe.mapped_keys else encode_items(value)
@@ -316,7 +318,7 @@ def call(
     one: Try | None = None
     try:
         here = one = Try(recipe, payload, report, ask)
-        with current_context(lambda: here.context):
+        with CurrentContext(lambda: here.context):
             result = _called(function, one)
         if os.getpid() != pid:
             _end_child(None)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from liteflow.execution.calling import Recipe, Result
+from liteflow.execution.calling import Recipe
 from liteflow.execution.code import Code
 from liteflow.states import EndReason, TaskInstanceState
 
@@ -72,29 +72,34 @@ class Outcome(NamedTuple):
     """The most memory that it was seen to hold; None if it was too short to be looked at, or nobody can look."""
 
 
+_STATES = {state.value: state for state in TaskInstanceState}
+_REASONS: dict[str | None, EndReason | None] = {None: None, **{reason.value: reason for reason in EndReason}}
+
+
 def outcome_of(
-    result: Result,
+    result: tuple[Any, ...],
     *,
     started_us: int | None,
     ended_us: int,
     load_trace: str | None,
     guard: tuple[str, str, int] | None,
 ) -> Outcome:
-    """The outcome of a try whose worker told its result."""
+    """The outcome of a try whose worker told its result: the fields of `calling.Result`."""
+    state, reason, error, may_retry, xcoms, delay_s, chosen, label, exception = result
     return Outcome(
-        TaskInstanceState(result.state),
-        EndReason(result.reason) if result.reason else None,
-        result.error,
-        result.may_retry,
-        result.xcoms,
+        _STATES[state],
+        _REASONS[reason],
+        error,
+        may_retry,
+        xcoms,
         started_us,
         ended_us,
         load_trace,
         guard,
-        result.delay_s,
-        result.chosen,
-        result.label,
-        result.exception,
+        delay_s,
+        chosen,
+        label,
+        exception,
     )
 
 

@@ -1,7 +1,7 @@
 """Framed messages between the service and a slot's worker, over a stream that may be read in any pieces.
 
-A frame is a magic word, the length, and a tuple in `marshal`'s format: plain types only, nothing that could run code,
-and both ends are always the same interpreter.
+A frame is a magic word, the length, and a tuple of messages, each of them a tuple, in `marshal`'s format: plain types
+only, nothing that could run code, and both ends are always the same interpreter.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class BrokenStreamError(Exception):
         """What was whole before that."""
 
 
-def pack(message: tuple[Any, ...]) -> bytes:
-    """The message as a frame."""
-    body = marshal.dumps(message)
+def pack(*messages: tuple[Any, ...]) -> bytes:
+    """The messages as one frame."""
+    body = marshal.dumps(messages)
     return _HEADER.pack(_MAGIC, len(body)) + body
 
 
@@ -61,17 +61,20 @@ class Unpacker:
             if len(self._buffer) - start < self._wanted:
                 break
             with memoryview(self._buffer) as view, view[start : start + self._wanted] as body:
-                messages.append(_load(body))
+                messages += _load(body)
             start += self._wanted
             self._wanted = None
         del self._buffer[:start]
 
 
-def _load(body: memoryview) -> tuple[Any, ...]:
+def _load(body: memoryview) -> tuple[tuple[Any, ...], ...]:
     try:
-        message = marshal.loads(body)
+        messages = marshal.loads(body)
     except (ValueError, EOFError, TypeError) as error:
         raise BrokenStreamError(str(error)) from None
-    if not isinstance(message, tuple) or not message:
-        raise BrokenStreamError("not a message")
-    return message
+    if not isinstance(messages, tuple) or not messages:
+        raise BrokenStreamError("no messages")
+    for message in messages:
+        if not isinstance(message, tuple) or not message:
+            raise BrokenStreamError("not a message")
+    return messages

@@ -129,10 +129,13 @@ class OutputReader(Generic[J]):
                 self.current = self._job_of(int(rest))
             else:
                 # Lines that still come before the next job begins are from what this one left running.
-                number = int(rest)
+                ended, _, begun = rest.partition(b" B")
+                number = int(ended)
                 self.ended = self._job_of(number)
                 if self.ended is not None:
                     self.ended_numbers.add(number)
+                if begun:
+                    self.current = self._job_of(int(begun))
         except ValueError:
             return  # torn by the death of the worker
 

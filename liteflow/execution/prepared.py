@@ -51,6 +51,10 @@ class PreparedDag:
             code_of(task.function, f"{task.place}: the function of task {task.task_id!r}") for task in self.tasks
         ]
         self.units, self.unit_of = self._find_units()
+        self.is_plain = [
+            unit is None and not self.inputs_of(task) for task, unit in zip(self.tasks, self.unit_of, strict=True)
+        ]
+        """Of each task: whether it needs nothing of others, and is not mapped."""
         self.mapped_keys = self._find_mapped_keys()
         first: dict[Recipe, int] = {}
         self.recipes = [self._recipe(number, task) for number, task in enumerate(self.tasks)]

@@ -29,15 +29,16 @@ LATEST_DUE_S = 100 * 365 * 24 * 3600.0
 def task_facts(prepared: PreparedDag, number: int) -> recording.TaskFacts:
     """What is kept of a task; of one that is mapped over lists in the dag, with all of its instances."""
     task = prepared.tasks[number]
+    options = task.options
     unit = prepared.unit_of[number]
     count = prepared.unit_specs[unit].length if unit is not None else None
     return recording.TaskFacts(
         task.task_id,
-        list(task.upstream_task_ids),
-        task.options.trigger_rule.value,
-        map_indexes=range(count) if count else range(-1, 0),
-        pool=task.options.pool,
-        pool_slots=task.options.pool_slots,
+        tuple(task.upstream_task_ids),
+        options.trigger_rule._value_,
+        range(count) if count else recording.NOT_MAPPED,
+        options.pool,
+        options.pool_slots,
     )
 
 
@@ -88,18 +89,19 @@ def _row_of(claim: Claim) -> tuple[int, int]:
 
 
 def _record_tries(session: Session, turn: Turn, executor_pk: int, now_us: int) -> None:
-    over = {(job.run.pk, job.index) for job, _, _ in turn.ended}
+    over = {id(job) for job, _, _ in turn.ended} if turn.started else ()
     recording.record_started(
         session,
         [
             (job.run.pks[job.index], job.try_number, job.started_us or now_us)
             for job in turn.started
-            if (job.run.pk, job.index) not in over
+            if id(job) not in over
         ],
         executor_pk,
     )
     lost = recording.record_ended(session, [_ended_row(*one, now_us) for one in turn.ended], executor_pk)
-    turn.ended = [one for one in turn.ended if one[0].run.pks[one[0].index] not in lost]
+    if lost:
+        turn.ended = [one for one in turn.ended if one[0].run.pks[one[0].index] not in lost]
     recording.store_xcoms(
         session,
         [

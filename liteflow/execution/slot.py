@@ -27,6 +27,9 @@ from liteflow.execution.worker import BOOTSTRAP, TOKEN
 
 _READ_BYTES = 1 << 18
 
+MOST_AT_ONCE_BYTES = 1 << 16
+"""The largest frame with several messages."""
+
 MOST_RECIPES = 1000
 """How many recipes a slot keeps; then it begins anew: a service may see new dags for as long as it lives."""
 
@@ -146,27 +149,28 @@ class Slot:
 
     def give(self, jobs: list[Job]) -> None:
         """Send jobs, with the functions that it does not have yet, and then their tokens, for which it waits."""
-        frames = []
+        messages: list[tuple[Any, ...]] = []
+        now = time.monotonic()
         for job in jobs:
             if job.code_number not in self.sent_codes:
                 self.sent_codes.add(job.code_number)
-                frames.append(pack(("code", job.code_number, *job.code)))
+                messages.append(("code", job.code_number, *job.code))
             if job.recipe_number and job.recipe_number not in self.sent_recipes:
                 if len(self.sent_recipes) >= MOST_RECIPES:
                     self.sent_recipes.clear()
-                    frames.append(pack(("forget",)))
+                    messages.append(("forget",))
                 self.sent_recipes.add(job.recipe_number)
-                frames.append(pack(("recipe", job.recipe_number, *job.recipe)))
+                messages.append(("recipe", job.recipe_number, *job.recipe))
             recipe = None if job.recipe_number else tuple(job.recipe)
-            frames.append(pack(("job", job.number, job.code_number, job.recipe_number, recipe, job.payload)))
+            messages.append(("job", job.number, job.code_number, job.recipe_number, recipe, job.payload))
             self.jobs.append(job)
             self._known[job.number] = job
             job.started_at = job.started_us = None
-            job.given_at = time.monotonic()
-        self._unsent.extend(memoryview(frame) for frame in _joined(frames))
+            job.given_at = now
+        self._unsent.extend(map(memoryview, _frames(messages)))
         self.send_more()
         # Also when a large message is still on its way: the worker then waits for it.
-        os.write(self.tokens, b"".join(TOKEN.pack(job.number) for job in jobs))
+        os.write(self.tokens, b"".join([TOKEN.pack(job.number) for job in jobs]))
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Send one message."""
@@ -353,8 +357,7 @@ class Slot:
         return sum(1.0 if job.expected_s is None else job.expected_s for job in self.jobs)
 
 
-def _joined(frames: list[bytes]) -> list[bytes]:
-    """Small frames as one piece, large ones by themselves: a copy is cheaper than a call, up to a point."""
-    if sum(map(len, frames)) <= 1 << 16:
-        return [b"".join(frames)] if frames else []
-    return frames
+def _frames(messages: list[tuple[Any, ...]]) -> list[bytes]:
+    """Small messages in one frame; large ones each in its own, so that the first can be begun with."""
+    frame = pack(*messages)
+    return [frame] if len(frame) <= MOST_AT_ONCE_BYTES else [pack(message) for message in messages]

@@ -21,7 +21,6 @@ import weakref
 from typing import Any
 
 from liteflow.errors import ServiceError
-from liteflow.execution.calling import Result
 from liteflow.execution.clock import clock_us
 from liteflow.execution.jobs import Events, Job, Outcome, outcome_of, why_killed
 from liteflow.execution.memory import FIRST_SAMPLE_S, Gauge, OomWatch
@@ -255,10 +254,9 @@ class SlotEngine:
         job = slot.given(number)
         if job is None:
             return
-        events.lines += slot.read_output(until=job)
-        outcome = outcome_of(
-            Result(*result), started_us=job.started_us, ended_us=ended_us, load_trace=trace, guard=guard
-        )
+        if number not in slot.reader.ended_numbers:
+            events.lines += slot.read_output(until=job)
+        outcome = outcome_of(result, started_us=job.started_us, ended_us=ended_us, load_trace=trace, guard=guard)
         if _took_s(outcome) >= FIRST_SAMPLE_S:
             self._measure(slot, job)
         if outcome.state is TaskInstanceState.FAILED and self._oom.kills() > job.oom_kills:

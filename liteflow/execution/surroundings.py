@@ -1,6 +1,6 @@
 """What a process has beside its memory, and a task may change: a slot gives it back to the next task as it was.
 
-Each look takes about ten microseconds, so it is taken after every try.
+Each look takes some ten microseconds, so it is taken after every try.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _set_mask: Callable[[int, Any], Any] = _signals.pthread_sigmask
 class Surroundings:
     """Working directory, environment, signals, timers, umask, limits and identity as they are when this is made.
 
-    To be made and used in the main thread.
+    To be made in the main thread of a worker, before any code of a task is loaded, and used there.
     """
 
     def __init__(self) -> None:
@@ -40,6 +40,9 @@ class Surroundings:
         self._umask = os.umask(0o077)
         os.umask(self._umask)
         self._limits = list(map(resource.getrlimit, _LIMITS))
+        for name in ("resource", "ctypes", "ctypes._endian"):
+            sys.modules.pop(name, None)  # so that it is seen when a task imports one
+        self._modules = len(sys.modules)
         self._identity = _identity()
 
     def restore(self) -> bool:
@@ -50,7 +53,7 @@ class Surroundings:
         if _raw_environment() != self._raw_environment:
             os.environ.clear()
             os.environ.update(self._environment)
-        return self._restore_limits() and _identity() == self._identity
+        return (not self._may_have_set_limits() or self._restore_limits()) and _identity() == self._identity
 
     def _restore_signals(self) -> None:
         for timer in _TIMERS:
@@ -71,6 +74,12 @@ class Surroundings:
                 os.chdir(self._directory)
             except OSError:
                 pass  # the host's directory was removed; the next task finds itself where this one was
+
+    def _may_have_set_limits(self) -> bool:
+        """Python has two modules that can set a limit, and what else does so does it when it is imported. To look at
+        all limits takes longer than to look at everything else."""
+        before, self._modules = self._modules, len(sys.modules)
+        return before != self._modules or "resource" in sys.modules or "ctypes" in sys.modules
 
     def _restore_limits(self) -> bool:
         if list(map(resource.getrlimit, _LIMITS)) == self._limits:

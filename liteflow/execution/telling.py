@@ -11,6 +11,8 @@ from liteflow.states import EndReason, RunState, TaskInstanceState
 
 def explain(job: Job, outcome: Outcome, turn: Turn, reported: set[int]) -> None:
     """Lines that liteflow itself adds to a task's log. `reported` are the functions whose loading error was told."""
+    if outcome.state is TaskInstanceState.SUCCESS and not job.log_cut:
+        return  # most of them
     now_us = clock_us()
     if outcome.load_trace and job.code_number not in reported:
         reported.add(job.code_number)

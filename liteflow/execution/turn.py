@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from liteflow.execution.jobs import Job, LogLine, Outcome
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from liteflow.scheduling.core import Change, Expansion
 
 
-class Claim(NamedTuple):
+@dataclass(slots=True)
+class Claim:
     """A task instance that is to run."""
 
     vacancy: int

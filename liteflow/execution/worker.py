@@ -4,8 +4,8 @@ It imports no SQLAlchemy and never opens the database. Four descriptors are hand
 pipe of tokens (one number for each job that may begin; what the parent takes back out of it was never begun), a
 lifeline whose other end only the parent holds, and file descriptors 1 and 2, the output that the parent reads.
 
-In the output, lines that begin with a secret mark say whose lines follow (`B` and `E` with a job's number) or
-carry a record of `logging` (`L`), so that everything stands in the order in which it was written.
+In the output, lines that begin with a secret mark say whose lines follow (`B` and `E` with a job's number, or both at
+once) or carry a record of `logging` (`L`), so that everything stands in the order in which it was written.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -32,7 +33,6 @@ from liteflow.execution.calling import Payload, Recipe, Result, call, describe_e
 from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, load
 from liteflow.execution.messages import Unpacker, pack
-from liteflow.execution.pulling import Ask
 from liteflow.execution.surroundings import Surroundings
 
 LONGEST_RECORD_BYTES = 60_000
@@ -56,21 +56,29 @@ class Output:
         self._fd = os.dup(1)  # survives a task that closes 1, and is not inherited by what a task starts
         self._stdout: Any = sys.stdout
         self._stderr: Any = sys.stderr
-        self._marks = b""
-        """Marks that are not written yet."""
+        self._ended: int | None = None
+        """The job whose end is not marked yet."""
 
-    def mark(self, kind: bytes, number: int) -> None:
-        """Say that the lines of job `number` begin (`B`) or end (`E`), at the next `write_marks`.
+    def begin(self, number: int) -> None:
+        """Mark that the lines of job `number` begin and, if that is not said yet, that those of the one before end.
 
-        Of the two, one thread at a time.
+        Of what marks, one thread at a time.
         """
-        self._marks += self._mark + kind + b"%d\n" % number
+        if self._ended is None:
+            self._write(self._mark + b"B%d\n" % number)
+        else:
+            ended, self._ended = self._ended, None
+            self._write(self._mark + b"E%d B%d\n" % (ended, number))
 
-    def write_marks(self) -> None:
-        """Write the marks that are not written yet."""
-        if self._marks:
-            marks, self._marks = self._marks, b""
-            self._write(marks)
+    def end(self, number: int) -> None:
+        """Have the end of the lines of job `number` marked, by the next `begin` or `mark_end`."""
+        self._ended = number
+
+    def mark_end(self) -> None:
+        """Mark the end that is not marked yet, if there is one."""
+        if self._ended is not None:
+            ended, self._ended = self._ended, None
+            self._write(self._mark + b"E%d\n" % ended)
 
     def record(self, level: int, logger: str, text: str) -> None:
         """A record of `logging`: each of its lines as one line of the output."""
@@ -145,9 +153,10 @@ class Worker:
         """Held by whoever reads messages: the loop or, while a task runs, one of its threads that asks something."""
         self._sending = threading.Lock()
         """Held while marks and messages are kept or sent: a thread that a task left may ask something meanwhile."""
-        self._unsent = b""
+        self._unsent: list[tuple[Any, ...]] = []
         """Messages that go with the next one: the end of a job with the start of the one behind it."""
         self._questions = 0
+        self._pid = os.getpid()
         self._load_errors: dict[int, tuple[str, str, tuple[str, str, int] | None]] = {}
         self._in_task = False
         self._term = self._on_term  # bound once: it must be recognised
@@ -207,33 +216,29 @@ class Worker:
             _leave()
         return piece
 
-    def _asker(self, number: int) -> Ask:
+    def _ask(self, number: int, what: tuple[Any, ...]) -> tuple[Any, ...]:
         """What job `number` asks with: its question goes to the parent, and it waits for the answer."""
-        pid = os.getpid()
-
-        def ask(what: tuple[Any, ...]) -> tuple[Any, ...]:
-            if os.getpid() != pid:
-                raise RuntimeError("only the task's own process can ask for values of other tasks")
-            with self._receiving:
-                self._questions += 1
-                question = self._questions
-                self._send("ask", number, question, what)
-                while True:
-                    fresh = self._unpacker.feed(self._receive())
-                    for place, message in enumerate(fresh):
-                        if message[:3] == ("answer", number, question):
-                            self._inbox.extend(fresh[:place] + fresh[place + 1 :])
-                            if message[3] is None:
-                                raise RuntimeError("the task that asks for this value is over")
-                            return tuple(message[3])
-                    self._inbox.extend(fresh)
-
-        return ask
+        if os.getpid() != self._pid:
+            raise RuntimeError("only the task's own process can ask for values of other tasks")
+        with self._receiving:
+            self._questions += 1
+            question = self._questions
+            self._send("ask", number, question, what)
+            while True:
+                fresh = self._unpacker.feed(self._receive())
+                for place, message in enumerate(fresh):
+                    if message[:3] == ("answer", number, question):
+                        self._inbox.extend(fresh[:place] + fresh[place + 1 :])
+                        if message[3] is None:
+                            raise RuntimeError("the task that asks for this value is over")
+                        return tuple(message[3])
+                self._inbox.extend(fresh)
 
     def _run_job(self, number: int) -> bool:
         code_number, recipe, payload = self._job(number)
         self._capture_logging()
-        self._mark(b"B", number)
+        with self._sending:
+            self._output.begin(number)
         trace: str | None = None
         guard = None
         function = self._function(code_number)  # imports may take long, and are not the task's time
@@ -244,7 +249,7 @@ class Worker:
                 if function is None:
                     result = self._load_failed(code_number)
                 else:
-                    result = call(function, recipe, payload, self._report, self._asker(number))
+                    result = call(function, recipe, payload, self._report, partial(self._ask, number))
             finally:
                 self._in_task = False
         except TaskKilled:  # came between the call and here: what the call gave is void
@@ -254,9 +259,10 @@ class Worker:
             _, trace, guard = self._load_errors[code_number]
         ended_us = clock_us()
         self._output.restore()
-        self._mark(b"E", number)
         has_children = _has_children()
-        self._say("end", number, ended_us, has_children, tuple(result), trace, guard)
+        with self._sending:
+            self._output.end(number)
+            self._unsent.append(("end", number, ended_us, has_children, tuple(result), trace, guard))
         if not self._waiting.poll(0):
             self._send_all()  # nothing is behind it: who waits for it need not wait for the rest
         # Undo what the task did to the process and would trip the next one.
@@ -307,15 +313,10 @@ class Worker:
         if self._in_task:
             raise TaskKilled("the time of this task is up, or it was cancelled")
 
-    def _mark(self, kind: bytes, number: int) -> None:
-        with self._sending:
-            self._output.mark(kind, number)
-
     def _say(self, *message: Any) -> None:
         """Send a message with the next one, or when there is nothing else to do."""
-        packed = pack(message)
         with self._sending:
-            self._unsent += packed
+            self._unsent.append(message)
 
     def _send(self, *message: Any) -> None:
         """Send a message now, and what was to go with it."""
@@ -325,10 +326,10 @@ class Worker:
     def _send_all(self) -> None:
         """Send what is not sent yet. Marks go first: who hears that a job ended reads its lines up to there."""
         with self._sending:
-            self._output.write_marks()
+            self._output.mark_end()
             if self._unsent:
-                unsent, self._unsent = self._unsent, b""
-                self._connection.sendall(unsent)
+                unsent, self._unsent = self._unsent, []
+                self._connection.sendall(pack(*unsent))
 
 
 def _hold_lock(path: str) -> None:

@@ -24,7 +24,7 @@ from liteflow.authoring.trigger_rules import TriggerRule
 from liteflow.errors import LiteflowError
 from liteflow.scheduling.retries import retry_delay_s
 from liteflow.scheduling.rules import SetupCounts, UpstreamCounts, evaluate
-from liteflow.states import EndReason, RunState, TaskInstanceState, is_allowed
+from liteflow.states import TERMINAL, EndReason, RunState, TaskInstanceState, is_allowed
 
 _S = TaskInstanceState
 _WAITING = (_S.PENDING, _S.QUEUED, _S.UP_FOR_RETRY, _S.UP_FOR_RESCHEDULE)
@@ -66,7 +66,8 @@ class UnitSpec(NamedTuple):
     """How many instances there are, where the dag itself says so."""
 
 
-class Ended(NamedTuple):
+@dataclass(slots=True)
+class Ended:
     """A try that is over: `state` is `success`, `failed`, `skipped` or `up_for_reschedule`."""
 
     index: int
@@ -80,7 +81,8 @@ class Ended(NamedTuple):
     """Numbers of tasks that a branch or short circuit decided to skip."""
 
 
-class Change(NamedTuple):
+@dataclass(slots=True)
+class Change:
     """A task instance that is now in `state`."""
 
     index: int
@@ -126,6 +128,10 @@ class _Edge(NamedTuple):
 
 
 _SCOPE = 4
+_NOTHING = [0, 0, 0, 0, 0]
+"""Shared by all of which nothing is counted. Never written to."""
+_NO_EDGES: list[_Edge] = []
+"""The same of edges."""
 _COLUMNS = {_S.SUCCESS: 0, _S.FAILED: 1, _S.SKIPPED: 2, _S.UPSTREAM_FAILED: 3}
 
 
@@ -165,13 +171,14 @@ class RunCore:
         """Of each task that is expanded: the number of its instance with map index 1; the others follow it."""
         self._sizes: list[int] = [1] * len(specs)
         self._expanded: list[bool] = [False] * len(specs)
-        self._down: list[list[_Edge]] = [[] for _ in specs]
+        # A large dag has many tasks with nothing below or above them: they share what is empty.
+        self._down: list[list[_Edge]] = [_NO_EDGES] * len(specs)
         # Of the upstream of each task: how many ended in success, failed, skipped, upstream_failed, and of its scope.
-        self._shared: list[list[int]] = [[0, 0, 0, 0, 0] for _ in specs]
-        self._shared_total: list[list[int]] = [[0, 0] for _ in specs]  # direct upstream, scope
+        self._shared: list[list[int]] = [_NOTHING] * len(specs)
+        self._shared_total: list[list[int]] = [_NOTHING] * len(specs)  # direct upstream, scope
         # The same of the edges that join instances of one map index, of those that have any.
         self._own: dict[int, list[int]] = {}
-        self._own_total: list[list[int]] = [[0, 0] for _ in specs]
+        self._own_total: list[list[int]] = [_NOTHING] * len(specs)
         for number, spec in enumerate(specs):
             for upstream in spec.upstream:
                 self._add_edge(upstream, number, is_scope=False)
@@ -212,8 +219,12 @@ class RunCore:
             raise ValueError(f"{self._specs[number].name}: upstream {upstream} is not before {number}")
         unit = self._specs[number].unit
         per_index = unit is not None and self._specs[upstream].unit == unit
+        if self._down[upstream] is _NO_EDGES:
+            self._down[upstream] = []
         self._down[upstream].append(_Edge(number, per_index, is_scope))
         total = self._own_total if per_index else self._shared_total
+        if total[number] is _NOTHING:
+            total[number] = [0, 0]
         total[number][is_scope] += 1
 
     # Looking
@@ -391,12 +402,13 @@ class RunCore:
             change = self._after_try(event)
             self._move(event.index, change.state)
             changes.append(change)
-            if change.state.is_terminal:
+            if change.state in TERMINAL:
                 self._count(event.index, change.state, touched)
                 failed_for_good |= change.state is _S.FAILED and self._specs[self.task_of[event.index]].fails_run
                 over.append(event)
         for event in over:
-            changes += self._skip_decided(event, touched)
+            if event.skip:
+                changes += self._skip_decided(event, touched)
         if failed_for_good and self._fail_fast and self.ending is None:
             return changes + self._end(EndReason.FAIL_FAST, spare_teardowns=True)
         return changes + self._cascade(touched)
@@ -603,21 +615,24 @@ class RunCore:
             known.discard(one)
             fresh: set[tuple[int, int]] = set()
             changes += self._look(*one, fresh)
-            for new in fresh - known:
-                known.add(new)
-                heapq.heappush(waiting, new)
+            if fresh:
+                for new in fresh - known:
+                    known.add(new)
+                    heapq.heappush(waiting, new)
         return changes
 
     def _look(self, task: int, index: int, touched: set[tuple[int, int]]) -> list[Change]:
         """Ask the rule of one instance, or of all that are pending."""
         if not self.unended[task]:
             return []
+        if index == ALL and not self._expanded[task]:
+            index = task
         if index != ALL:
             return self._decide_one(task, index, touched) if self.states[index] is _S.PENDING else []
         pending = [index for index in self.instances(task) if self.states[index] is _S.PENDING]
         if not pending:
             return []
-        if any(self._own_total[task]):
+        if self._own_total[task] is not _NOTHING:
             return [change for index in pending for change in self._decide_one(task, index, touched)]
         target = self._verdict(task, pending[0])
         if target is None:
@@ -686,7 +701,7 @@ class RunCore:
             target = _S.SKIPPED  # nothing upstream is to blame for what a run that is ended early leaves out
         self._move(index, target)
         self._own.pop(index, None)  # no rule is asked again
-        if target.is_terminal:
+        if target in TERMINAL:
             self._count(index, target, touched)
         return Change(index, target, self.ending or reason if target is _S.SKIPPED else None, error=error)
 
@@ -701,6 +716,8 @@ class RunCore:
                 touched.add((edge.below, below))
             else:
                 counted = self._shared[edge.below]
+                if counted is _NOTHING:
+                    counted = self._shared[edge.below] = [0, 0, 0, 0, 0]
                 counted[place] += 1
                 # A rule asks whether there are any and whether all have ended: in between there is nothing to look at.
                 if counted[place] == 1 or sum(counted) == sum(self._shared_total[edge.below]):
@@ -714,6 +731,6 @@ class RunCore:
         if not is_allowed(source, target):
             raise IllegalTransitionError(f"{self.name_of(index)}: no way from {source} to {target}")
         self.states[index] = target
-        if target.is_terminal:
+        if target in TERMINAL:
             self._unfinished -= 1
             self.unended[self.task_of[index]] -= 1

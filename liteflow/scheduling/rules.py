@@ -41,10 +41,10 @@ class UpstreamCounts(NamedTuple):
 
 def evaluate(rule: TriggerRule, counts: UpstreamCounts) -> TaskInstanceState | None:
     """What the rule makes of a pending task instance: `queued`, `skipped`, `upstream_failed`, or None to wait."""
-    success, failed, skipped, upstream_failed, total = counts[:5]
-    ended = counts.all_ended
+    success, failed, skipped, upstream_failed, total, setups, scope_ended = counts
+    ended = success + failed + skipped + upstream_failed == total
     go, skip, fail = TaskInstanceState.QUEUED, TaskInstanceState.SKIPPED, TaskInstanceState.UPSTREAM_FAILED
-    if (total == 0 and counts.scope_ended) or rule is TriggerRule.ALWAYS:
+    if (total == 0 and scope_ended) or rule is TriggerRule.ALWAYS:
         return go
     unwell = failed + upstream_failed
     match rule:
@@ -72,9 +72,8 @@ def evaluate(rule: TriggerRule, counts: UpstreamCounts) -> TaskInstanceState | N
         case TriggerRule.NONE_SKIPPED:
             return skip if skipped else go if ended else None
         case TriggerRule.ALL_DONE_SETUP_SUCCESS:
-            if not (ended and counts.scope_ended):
+            if not (ended and scope_ended):
                 return None
-            setups = counts.setups
             if setups.total and setups.skipped == setups.total:
                 return skip
             return fail if setups.total and not setups.success else go

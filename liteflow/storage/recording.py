@@ -36,14 +36,18 @@ class DagFacts(NamedTuple):
     structure_digest: str
 
 
+NOT_MAPPED = range(-1, 0)
+"""The map indexes of a task that is not mapped, or over something whose length only the run will tell."""
+
+
 class TaskFacts(NamedTuple):
     """What is kept of a task in a run."""
 
     task_id: str
     upstream: Sequence[str]
     trigger_rule: str
-    map_indexes: range = range(-1, 0)
-    """A row for each: only -1 when it is not mapped, or over something whose length only the run will tell."""
+    map_indexes: range = NOT_MAPPED
+    """A row for each."""
     pool: str | None = None
     pool_slots: int = 1
 
@@ -251,14 +255,14 @@ def _instance_rows(
     """A row for each map index, as `_INSERT_INSTANCE` has them, but for the key."""
     upstream = json.dumps(list(task.upstream)) if task.upstream else "[]"
     slots = None if task.pool is None else task.pool_slots
-    shared = (upstream, task.trigger_rule, _S.PENDING.value, generation, task.pool, slots)
+    shared = (upstream, task.trigger_rule, _S.PENDING._value_, generation, task.pool, slots)
     return [(run_pk, task.task_id, map_index, *shared) for map_index in map_indexes]
 
 
 def _insert_instances(session: Session, rows: list[tuple[Any, ...]]) -> list[int]:
     pks = list(next_keys(session, TaskInstance, len(rows)))
     if rows:
-        _INSERT_INSTANCE.run(session, ((pk, *row) for pk, row in zip(pks, rows, strict=True)))
+        _INSERT_INSTANCE.run(session, [(pk, *row) for pk, row in zip(pks, rows, strict=True)])
     return pks
 
 

@@ -113,7 +113,9 @@ def test_what_is_done_for_every_task_finds_its_rows_by_an_index(
 
 
 def test_the_hot_statements_are_seen() -> None:
-    assert {"_CANCEL_OF_INSTANCE", "_CLAIM", "_ENDED", "_STARTED", "_INSERT_XCOM", "_INSERT_LOGRECORD", "_OWNED"} <= {name for name, _ in HOT}
+    assert {"_CANCEL_OF_INSTANCE", "_CLAIM", "_ENDED", "_STARTED", "_INSERT_XCOM", "_INSERT_LOGRECORD", "_OWNED"} <= {
+        name for name, _ in HOT
+    }
 
 
 def test_a_parameter_that_is_there_twice_is_given_once(database: Database) -> None:

@@ -21,9 +21,9 @@ from liteflow import DAG, Dag, Task, TriggerRule, XComArg, chain, chain_linear, 
 from liteflow.authoring import get_current_context
 from liteflow.authoring.context import (
     CONTEXT_KEYS,
+    CurrentContext,
     DagRunFacts,
     TaskInstanceFacts,
-    current_context,
     make_context,
 )
 from liteflow.authoring.dag import collect_dags, current_dag
@@ -1361,7 +1361,7 @@ def test_the_context_of_a_try_has_airflows_keys() -> None:
     assert made["task_instance_key_str"] == "etl__load__20260102"
     assert made["params"] == {"day": 1}
     assert made["ti"].try_number == made["try_number"] == 2
-    with current_context(lambda: made):
+    with CurrentContext(lambda: made):
         assert get_current_context() is made
     with pytest.raises(RuntimeError):
         get_current_context()

@@ -45,6 +45,11 @@ def test_messages_come_out_whole_and_in_order_however_the_stream_is_cut(
     assert found == sent
 
 
+@given(st.lists(st.lists(plain, min_size=1, max_size=4).map(tuple), min_size=1, max_size=5))
+def test_messages_of_one_frame_come_out_in_order(sent: list[tuple[Any, ...]]) -> None:
+    assert Unpacker().feed(pack(*sent)) == sent
+
+
 @given(messages)
 def test_messages_come_out_byte_by_byte_as_soon_as_they_are_whole(sent: list[tuple[Any, ...]]) -> None:
     unpacker = Unpacker()
@@ -118,7 +123,9 @@ def frame(body: bytes) -> bytes:
     [
         b"",
         b"garbage that is no marshal",
-        marshal.dumps(("a", 1))[:-1],
+        marshal.dumps((("a", 1),))[:-1],
+        marshal.dumps(("a", 1)),
+        marshal.dumps((("a", 1), ())),
         marshal.dumps([1, 2]),
         marshal.dumps("text"),
         marshal.dumps(None),
@@ -135,7 +142,7 @@ def test_a_frame_that_holds_no_message_is_noticed(body: bytes) -> None:
 
 @given(st.lists(plain, min_size=1, max_size=4).map(tuple), st.data())
 def test_a_frame_whose_body_was_torn_is_noticed(message: tuple[Any, ...], data: st.DataObject) -> None:
-    body = marshal.dumps(message)
+    body = marshal.dumps((message,))
     torn = body[: data.draw(st.integers(0, len(body) - 1))]
     with pytest.raises(BrokenStreamError):
         Unpacker().feed(frame(torn))

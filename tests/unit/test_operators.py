@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from liteflow import Context, Dag, Task, TaskGroup, XComArg, task, task_group
-from liteflow.authoring.context import DagRunFacts, TaskInstanceFacts, current_context, make_context
+from liteflow.authoring.context import CurrentContext, DagRunFacts, TaskInstanceFacts, make_context
 from liteflow.authoring.xcomarg import MappedPlaceholder, Placeholder, XComInput, put_together
 from liteflow.errors import (
     DagError,
@@ -100,7 +100,7 @@ def executed(
     """What comes of the task in a worker, its arguments pickled on the way."""
     args, kwargs = pickle.loads(pack_arguments(one, one.call_arguments))
     args, kwargs = (put_together(part, inputs or {}, {}) for part in (args, kwargs))
-    with current_context(context):
+    with CurrentContext(context):
         return one.function(*args, **{**kwargs, **(mapped or {})})
 
 

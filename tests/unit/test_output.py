@@ -40,6 +40,11 @@ def end(number: int) -> bytes:
     return MARK + b"E%d\n" % number
 
 
+def end_and_begin(ended: int, begun: int) -> bytes:
+    """What a worker writes that goes from one job to the next."""
+    return MARK + b"E%d B%d\n" % (ended, begun)
+
+
 def record(text: str, level: int = 20, logger: str = "etl") -> bytes:
     """What a worker writes for a log record of one line."""
     return MARK + f"L{level} {logger} {text}\n".encode()
@@ -88,6 +93,13 @@ def test_each_end_mark_is_known_in_whatever_order_they_come() -> None:
     assert it.ended_numbers == {2}, "a job that was with another slot first may have the smaller number"
     it.feed(end(1) + end(77), 5, 100.0)
     assert it.ended_numbers == {1, 2}, "no more than there are jobs, whatever a task writes"
+
+
+def test_the_end_of_one_job_and_the_begin_of_the_next_may_be_one_mark() -> None:
+    it = reader()
+    lines = it.feed(begin(1) + b"a\nb" + end_and_begin(1, 2) + b"c\n" + end_and_begin(2, 12), 5, 100.0)
+    assert plain(lines) == [Line("one", "a"), Line("one", "b"), Line("two", "c")]
+    assert (it.current, it.ended, it.ended_numbers) == ("twelve", "two", {1, 2})
 
 
 def test_the_time_of_a_line_is_that_of_the_piece_that_finished_it() -> None:
@@ -239,6 +251,7 @@ texts = st.binary(max_size=12).map(lambda data: data.replace(MARK, b"").replace(
 parts = st.one_of(
     st.sampled_from([1, 2, 12, 7]).map(begin),
     st.sampled_from([1, 2, 12, 7]).map(end),
+    st.builds(end_and_begin, st.sampled_from([1, 2, 12, 7]), st.sampled_from([1, 2, 12, 7])),
     texts.map(lambda text: text + b"\n"),
     texts,
     st.builds(
