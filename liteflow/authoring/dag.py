@@ -407,12 +407,11 @@ class Dag:
         """SHA-256 over task ids, edges and trigger rules: two dags with the same one can drive each other's runs."""
         from hashlib import sha256  # not worth its import for those who only write a dag
 
-        digest = sha256()
-        for task_id in sorted(self.task_dict):
-            task = self.task_dict[task_id]
-            line = "\t".join([task_id, *_nature_of(task), *sorted(task.upstream_task_ids)])
-            digest.update(line.encode() + b"\n")
-        return digest.hexdigest()
+        lines = [
+            "\t".join([task_id, *_nature_of(task), *sorted(task.upstream_task_ids)])
+            for task_id, task in sorted(self.task_dict.items())
+        ]
+        return sha256("".join([line + "\n" for line in lines]).encode()).hexdigest()
 
     def __repr__(self) -> str:
         return f"<Dag {self.dag_id}>"
@@ -535,10 +534,15 @@ _FAIL_FAST_RULES = (TriggerRule.ALL_SUCCESS, TriggerRule.ALL_DONE_SETUP_SUCCESS)
 
 def _nature_of(task: Task) -> list[str]:
     """What of a task, beside its edges, decides how a run goes on: part of the digest."""
+    nature = [task.options.trigger_rule._value_]
     unit = task.unit
-    mapped = [] if unit is None else [f"mapped:{getattr(unit, 'group_id', '')}"]
-    setup = [word for word, holds in (("setup", task.is_setup), ("teardown", task.is_teardown)) if holds]
-    return [task.options.trigger_rule.value, *mapped, *setup]
+    if unit is not None:
+        nature.append(f"mapped:{getattr(unit, 'group_id', '')}")
+    if task.is_setup:
+        nature.append("setup")
+    if task.is_teardown:
+        nature.append("teardown")
+    return nature
 
 
 _schedule_was_named = False

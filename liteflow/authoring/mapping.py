@@ -91,6 +91,9 @@ def leaves_of(source: Source) -> Iterator[Leaf]:
 
 def all_leaves(expand: ExpandInput) -> list[Leaf]:
     """The leaves of all sources, each once."""
+    alone = _alone(expand)
+    if alone is not None:
+        return [alone]
     return list(dict.fromkeys(leaf for _, source in expand.sources for leaf in leaves_of(source)))
 
 
@@ -125,12 +128,19 @@ def positions(expand: ExpandInput, map_index: int, lengths: Lengths) -> list[int
     return found[::-1]
 
 
+def _alone(expand: ExpandInput) -> Leaf | None:
+    """The only source if it is a leaf, as it mostly is: then the map index is the place in it."""
+    if len(expand.sources) != 1:
+        return None
+    source = expand.sources[0][1]
+    return source if isinstance(source, Items | Literal) else None
+
+
 def needed_items(expand: ExpandInput, map_index: int, lengths: Lengths) -> list[tuple[Leaf, int]]:
     """Which items of which leaves the instance needs, each once."""
-    if len(expand.sources) == 1:
-        ((_, source),) = expand.sources
-        if isinstance(source, Items | Literal) and map_index < lengths[source]:
-            return [(source, map_index)]
+    alone = _alone(expand)
+    if alone is not None and map_index < lengths[alone]:
+        return [(alone, map_index)]
     places = positions(expand, map_index, lengths)
     pairs = (
         pair
@@ -168,6 +178,9 @@ def mapped_kwargs(expand: ExpandInput, map_index: int, lengths: Lengths, values:
 
     What a function of `.map` raises comes out as it is. An item of `expand_kwargs` that is no dict raises TypeError.
     """
+    alone = _alone(expand)
+    if alone is not None and not expand.is_kwargs and map_index < lengths[alone]:
+        return {expand.sources[0][0]: values[alone, map_index]}
     places = positions(expand, map_index, lengths)
     found = [
         (name, item_of(source, place, lengths, values))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from liteflow.authoring.mapping import Items, Leaf, Literal, count_of, leaves_of, needed_items
 from liteflow.authoring.task import Task
 from liteflow.authoring.xcomarg import RETURN_VALUE, ListPlaceholder, Placeholder, XComInput, placeholders_in
-from liteflow.execution.calling import MappedItems, Payload
+from liteflow.execution.calling import Payload
 from liteflow.execution.jobs import Outcome
 from liteflow.execution.prepared import PreparedDag
 from liteflow.execution.ready import ReadyQueue
@@ -299,7 +299,7 @@ class ActiveRun:
 
     def missing_values(self, index: int) -> list[int]:
         """Keys of the task instances whose values must be read from the database for this one."""
-        if self.prepared.is_plain[self.core.task_of[index]]:
+        if self.prepared.needs_nothing[self.core.task_of[index]]:
             return []
         missing = []
         for wanted in self._inputs_of(index):
@@ -333,10 +333,11 @@ class ActiveRun:
 
     def payload(self, index: int, stored: Stored) -> Payload:
         """What the worker needs for the next try; `stored` holds the values named by `missing_values`."""
-        is_plain = self.prepared.is_plain[self.core.task_of[index]]
+        task = self.core.task_of[index]
+        needed = () if self.prepared.needs_nothing[task] else self._inputs_of(index)
         return Payload(
-            inputs=() if is_plain else tuple(self._input(index, wanted, stored) for wanted in self._inputs_of(index)),
-            mapped=None if is_plain else self._mapped(index, stored),
+            inputs=tuple([self._input(index, wanted, stored) for wanted in needed]),
+            mapped=None if self.prepared.unit_of[task] is None else self._mapped(index, stored),
             dag_id=self.dag.dag_id,
             run_id=self.run_id,
             task_id=self.task(index).task_id,
@@ -371,13 +372,13 @@ class ActiveRun:
             return ("json", b"null", True)
         return None
 
-    def _mapped(self, index: int, stored: Stored) -> tuple[Any, ...] | None:
+    def _mapped(self, index: int, stored: Stored) -> tuple[Any, ...]:
+        """The fields of `MappedItems`."""
         task = self.core.task_of[index]
         unit = self.prepared.unit_of[task]
-        if unit is None:
-            return None
+        assert unit is not None
         leaves = self.prepared.units[unit].leaves
-        items = []
+        items: list[tuple[int, int, str, bytes]] = []
         for leaf, place in self._mapped_refs(index):
             number = leaves.index(leaf)
             if isinstance(leaf, Literal):
@@ -392,7 +393,7 @@ class ActiveRun:
                 value = self._value(self.successes(source)[place], leaf.key, stored)
                 items.append((number, place, *(("json", b"null") if value is None else value[:2])))
         lengths = self._lengths_of(unit)
-        return tuple(MappedItems(tuple(lengths[leaf] for leaf in leaves), tuple(items), self.core.count(task)))
+        return tuple([lengths[leaf] for leaf in leaves]), tuple(items), self.core.count(task)
 
 
 def _wanted_by(placeholder: object) -> Iterator[XComInput]:

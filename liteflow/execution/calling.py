@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
@@ -27,7 +27,15 @@ from liteflow.authoring.context import (
     make_context,
 )
 from liteflow.authoring.decorators import Guarded
-from liteflow.authoring.mapping import ExpandInput, Leaf, all_leaves, mapped_kwargs, mapped_over
+from liteflow.authoring.mapping import (
+    ExpandInput,
+    Items,
+    Leaf,
+    Literal,
+    all_leaves,
+    mapped_kwargs,
+    mapped_over,
+)
 from liteflow.authoring.options import BashOptions, SensorOptions
 from liteflow.authoring.task import BASH, BRANCH, SENSOR, SHORT_CIRCUIT
 from liteflow.authoring.templates import has_template
@@ -155,6 +163,12 @@ class Try:
         """The context of the try; made when something asks for it, which most tiny tasks do not."""
         return self._make_context()
 
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """The params of the run. Fresh for each try: one must not change what the next one sees."""
+        params: dict[str, Any] = {} if self.payload.params == "{}" else decode("json", self.payload.params.encode())
+        return params
+
     @property
     def extras(self) -> dict[str, Any]:
         """What few tasks have, by name."""
@@ -166,11 +180,9 @@ class Try:
         from liteflow.execution.templates import macros
 
         payload, recipe = self.payload, self.recipe
-        # Fresh for each task: one must not change what the next one sees.
-        params: dict[str, Any] = decode("json", payload.params.encode())
         run_started = _moment(payload.run_started_us)
         context = make_context(
-            DagRunFacts(payload.dag_id, payload.run_id, _moment(payload.logical_date_us), params, run_started),
+            DagRunFacts(payload.dag_id, payload.run_id, _moment(payload.logical_date_us), self.params, run_started),
             TaskInstanceFacts(
                 payload.dag_id,
                 payload.run_id,
@@ -215,12 +227,12 @@ class Try:
         templates_dict = self.extras.get("templates_dict") if recipe.extras else None
         if not recipe.arguments and not recipe.has_placeholders and templates_dict is None:
             return (), {}, None
-        args, kwargs, sources = pickle.loads(recipe.arguments) if recipe.arguments else ((), {}, ())
+        args, kwargs, sources = _unpacked(recipe.arguments)
         if recipe.templated:
             args, kwargs, templates_dict = self.render((args, kwargs, templates_dict))
         if not recipe.has_placeholders and not sources:
             return args, kwargs, templates_dict
-        params = self.context["params"]
+        params = self.params
         inputs = {
             (task_id, key): _input(task_id, key, is_list, values)
             for task_id, key, is_list, values in self.payload.inputs
@@ -253,7 +265,7 @@ class Try:
 
     def filled(self, value: Any) -> Any:
         """Rendered where there is a template, with the values of other tasks in their places."""
-        return put_together(self.rendered(value), self._inputs, self.context["params"])
+        return put_together(self.rendered(value), self._inputs, self.params)
 
     def _mapped(self, sources: Any, inputs: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
         """The arguments over which this instance is mapped."""
@@ -268,7 +280,7 @@ class Try:
                 written = pickle.loads(data)
                 if self.recipe.templated:
                     written = self.render(written)
-                values[leaves[leaf], place] = put_together(written, inputs, self.context["params"])
+                values[leaves[leaf], place] = put_together(written, inputs, self.params)
             else:
                 values[leaves[leaf], place] = decode(encoding, data)
         return mapped_kwargs(expand, self.payload.map_index, lengths, values)
@@ -299,6 +311,25 @@ class Try:
         from liteflow.execution.templates import render_map_index
 
         return render_map_index(self.recipe.map_index_template, {**self._names_for_templates(), **self._keywords})
+
+
+def _unpacked(arguments: bytes) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
+    """The arguments of a recipe: fresh for each try, unless there is nothing in them that one could change."""
+    if not arguments:
+        return (), {}, ()
+    sources = _constant_sources(arguments)
+    if sources is not None:
+        return (), {}, sources
+    args, kwargs, sources = pickle.loads(arguments)
+    return args, kwargs, sources
+
+
+@lru_cache(maxsize=256)
+def _constant_sources(arguments: bytes) -> tuple[Any, ...] | None:
+    """What a task is mapped over, if it has no other arguments and no values of the user's are in it."""
+    args, kwargs, sources = pickle.loads(arguments)
+    is_constant = not args and not kwargs and all(isinstance(source, Items | Literal) for _, source in sources)
+    return sources if is_constant else None
 
 
 def call(

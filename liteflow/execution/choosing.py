@@ -64,7 +64,7 @@ class Chooser:
                 expected = self.expected(run, index)
                 if count and (expected is None or expected > budget):
                     return
-                self._claim(vacancy, run, index, turn)
+                self._claim(vacancy, run, index, expected, turn)
             if expected is None:
                 return
             budget -= expected
@@ -75,7 +75,7 @@ class Chooser:
             limit = run.dag.max_active_tasks
             if limit is not None and len(run.running) >= limit:
                 continue
-            index = run.ready.head(lambda gate, run=run: self._is_open(run, gate))  # type: ignore[misc]
+            index = run.ready.head(self._is_open, run)
             if index is not None:
                 return run, index
         return None
@@ -87,14 +87,15 @@ class Chooser:
                 return False
         return self._pools.may_claim(gate)
 
-    def _claim(self, vacancy: int, run: ActiveRun, index: int, turn: Turn) -> None:
+    def _claim(self, vacancy: int, run: ActiveRun, index: int, expected_s: float | None, turn: Turn) -> None:
         run.ready.pop(index)
-        self.order.rotate(-1 - self.order.index(run))
+        if len(self.order) > 1:
+            self.order.rotate(-1 - self.order.index(run))
         resumed = run.core.is_resumed(index)
         run.core.claim(index)
         run.running.add(index)
         self._pools.claimed(run.ready.gate_of(index))
-        turn.claims.append(Claim(vacancy, run, index, resumed))
+        turn.claims.append(Claim(vacancy, run, index, resumed, expected_s))
 
     def expected(self, run: ActiveRun, index: int) -> float | None:
         """How long a task instance will take by experience, in seconds; None if there is none, or it shall be alone."""

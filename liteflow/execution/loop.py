@@ -577,7 +577,7 @@ class Loop:
 
     def _make_try(self, claim: Claim, stored: Stored) -> Job:
         run, index = claim.run, claim.index
-        job = self._jobs[run.pk, index] = self._maker.try_of(run, index, stored, self._chooser.expected(run, index))
+        job = self._jobs[run.pk, index] = self._maker.try_of(run, index, stored, claim.expected_s)
         return job
 
     def _make_callback(self, due: DueCallback, key: int) -> Job:

@@ -12,6 +12,7 @@ from liteflow.authoring.mapping import ExpandInput, Items, Leaf, all_leaves, cou
 from liteflow.authoring.setups import all_below, scope_of
 from liteflow.authoring.task import BASH, Task
 from liteflow.authoring.xcomarg import RETURN_VALUE, XComInput, placeholders_in
+from liteflow.errors import TransportError
 from liteflow.execution.calling import CALLBACK, Recipe
 from liteflow.execution.code import Code, pack, pack_arguments
 from liteflow.scheduling.core import TaskSpec, UnitSpec
@@ -51,10 +52,11 @@ class PreparedDag:
             code_of(task.function, f"{task.place}: the function of task {task.task_id!r}") for task in self.tasks
         ]
         self.units, self.unit_of = self._find_units()
-        self.is_plain = [
-            unit is None and not self.inputs_of(task) for task, unit in zip(self.tasks, self.unit_of, strict=True)
+        self.needs_nothing = [
+            not self.inputs_of(task) and (unit is None or not self.units[unit].sources)
+            for task, unit in zip(self.tasks, self.unit_of, strict=True)
         ]
-        """Of each task: whether it needs nothing of others, and is not mapped."""
+        """Of each task: whether the dag itself holds all of its arguments."""
         self.mapped_keys = self._find_mapped_keys()
         first: dict[Recipe, int] = {}
         self.recipes = [self._recipe(number, task) for number, task in enumerate(self.tasks)]
@@ -207,7 +209,10 @@ class PreparedDag:
         found = self.units[unit].leaves[leaf]
         assert not isinstance(found, Items)
         item = self.units[unit].input.literals[found.number][place]
-        return pack(item, f"{self.tasks[self.units[unit].tasks[0]].place}: item {place} that is mapped over")
+        try:
+            return pack(item, "it")
+        except TransportError:  # where it is written is worked out only now
+            return pack(item, f"{self.tasks[self.units[unit].tasks[0]].place}: item {place} that is mapped over")
 
     def _find_callbacks(self, code_of: CodeOf) -> dict[tuple[int, str], list[tuple[int, Code]]]:
         found: dict[tuple[int, str], list[tuple[int, Code]]] = {}

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from liteflow.scheduling.core import RunCore
 from liteflow.states import TaskInstanceState
 
 if TYPE_CHECKING:
     from liteflow.execution.prepared import PreparedDag
+
+R = TypeVar("R")
 
 
 class Gate(NamedTuple):
@@ -64,16 +66,16 @@ class ReadyQueue:
         """How many there are; some of them may have been decided otherwise since."""
         return sum(map(len, self._queues.values()))
 
-    def head(self, is_open: Callable[[Gate], bool]) -> int | None:
-        """The instance that is next, of those whose gate is open; None if there is none."""
+    def head(self, is_open: Callable[[R, Gate], bool], run: R) -> int | None:
+        """The instance that is next, of those whose gate is open to the run; None if there is none."""
         best: tuple[int, int, int] | None = None
-        for gate in list(self._queues):
-            queue = self._queues[gate]
-            while queue and self._core.states[queue[0][2]] is not TaskInstanceState.QUEUED:
+        states = self._core.states
+        for gate, queue in list(self._queues.items()):
+            while queue and states[queue[0][2]] is not TaskInstanceState.QUEUED:
                 heapq.heappop(queue)  # skipped, or ended with its run
             if not queue:
                 del self._queues[gate]
-            elif (best is None or queue[0] < best) and (gate is OPEN or is_open(gate)):
+            elif (best is None or queue[0] < best) and (gate is OPEN or is_open(run, gate)):
                 best = queue[0]
         return None if best is None else best[2]
 

@@ -21,6 +21,8 @@ class Claim:
     index: int
     resumed: bool
     """Whether a try goes on that was rescheduled."""
+    expected_s: float | None
+    """How long it will take by experience; None if there is none, or it shall be alone in its slot."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -349,11 +349,21 @@ class RunCore:
         if self._is_restored:
             return self._go_on(decided)
         # The rule `always` looks at nothing, so it goes now whatever is upstream.
-        return self._cascade(
-            (task, ALL)
+        first = [
+            task
             for task, spec in enumerate(self._specs)
             if not spec.upstream or spec.options.trigger_rule is TriggerRule.ALWAYS
-        )
+        ]
+        if self.ending is not None or any(self._has_conditions(self._specs[task]) for task in first):
+            return self._cascade((task, ALL) for task in first)
+        for task in first:
+            self._move(task, _S.QUEUED)
+        return [Change(task, _S.QUEUED) for task in first]
+
+    @staticmethod
+    def _has_conditions(spec: TaskSpec) -> bool:
+        """Whether there may be something to wait for though nothing is upstream."""
+        return bool(spec.unit is not None or spec.upstream or spec.is_teardown or spec.options.depends_on_past)
 
     def _go_on(self, decided: Sequence[tuple[int, Sequence[int]]]) -> list[Change]:
         touched: set[tuple[int, int]] = {(task, ALL) for task in range(len(self._specs))}

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import pickle
+import re
 import struct
 import sys
 from base64 import b64decode, b64encode
@@ -53,6 +54,11 @@ class Encoded(NamedTuple):
 NONE = Encoded(JSON, b"null")
 
 
+_SHORT_INT = 10**18
+_SHORT_DIGITS = re.compile(rb"0|-?[1-9][0-9]{0,17}")
+"""Whole numbers go past the JSON of the library, which takes ten times as long."""
+
+
 def encode(value: Any) -> Encoded:
     """The value as bytes. Raises XComEncodeError, which names the type, when nothing can hold it."""
     encoded = _encode(value)
@@ -70,6 +76,8 @@ def _encode(value: Any) -> Encoded:
         return NONE
     if kind is bytes:
         return Encoded(BYTES, value)
+    if kind is int and abs(value) < _SHORT_INT:
+        return Encoded(JSON, b"%d" % value)
     try:
         # _plain raises for what JSON has no tag for; recursion and huge numbers are pickle's business too.
         return Encoded(JSON, _typed_json(value).encode("ascii"))
@@ -92,7 +100,7 @@ def decode(encoding: str, data: bytes) -> Any:
     """
     try:
         if encoding == JSON:
-            return _rich(json.loads(data))
+            return int(data) if _SHORT_DIGITS.fullmatch(data) else _rich(json.loads(data))
         if encoding == BYTES:
             return bytes(data)
         if encoding == PICKLE:
