@@ -227,7 +227,7 @@ class Try:
         templates_dict = self.extras.get("templates_dict") if recipe.extras else None
         if not recipe.arguments and not recipe.has_placeholders and templates_dict is None:
             return (), {}, None
-        args, kwargs, sources = _unpacked(recipe.arguments)
+        args, kwargs, sources = _unpacked(recipe.arguments, is_mapped=self.payload.mapped is not None)
         if recipe.templated:
             args, kwargs, templates_dict = self.render((args, kwargs, templates_dict))
         if not recipe.has_placeholders and not sources:
@@ -313,11 +313,11 @@ class Try:
         return render_map_index(self.recipe.map_index_template, {**self._names_for_templates(), **self._keywords})
 
 
-def _unpacked(arguments: bytes) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
+def _unpacked(arguments: bytes, *, is_mapped: bool) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
     """The arguments of a recipe: fresh for each try, unless there is nothing in them that one could change."""
     if not arguments:
         return (), {}, ()
-    sources = _constant_sources(arguments)
+    sources = _constant_sources(arguments) if is_mapped else None
     if sources is not None:
         return (), {}, sources
     args, kwargs, sources = pickle.loads(arguments)

@@ -131,6 +131,9 @@ class ForeignEngine:
     def answer(self, job: Job, number: int, rows: tuple[Any, ...]) -> None:
         raise AssertionError("jobs of a foreign executor ask nothing")
 
+    def has_begun(self, job: Job) -> bool:
+        return job in self._live
+
     def cancel(self, job: Job, reason: EndReason) -> None:
         if job in self._live and job.kill_reason is None:
             job.kill_reason = reason

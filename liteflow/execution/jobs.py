@@ -131,7 +131,7 @@ class Job:
     expected_s: float | None = None
     """How long it will take by experience; None if there is none."""
     started_at: float | None = None
-    """By the monotonic clock; None before its slot began with it."""
+    """By the monotonic clock; None before it is known that its slot began with it."""
     started_us: int | None = None
     kill_reason: EndReason | None = None
     """Why it was told to end, once it was."""
@@ -160,11 +160,6 @@ class Events:
     """Jobs that were given to a slot, had not started, and need another one."""
     questions: list[tuple[Job, int, tuple[Any, ...]]] = field(default_factory=list)
     """What running jobs want to know: with a number for the answer."""
-
-    @property
-    def has_only_started(self) -> bool:
-        """Whether jobs have started, and nothing else happened."""
-        return bool(self.started) and not (self.lines or self.finished or self.returned or self.questions)
 
     def __bool__(self) -> bool:
         return bool(self.started or self.lines or self.finished or self.returned or self.questions)
@@ -196,6 +191,9 @@ class Engine(Protocol):
 
     def answer(self, job: Job, number: int, rows: tuple[Any, ...]) -> None:
         """Answer a question; one whose job is over is dropped."""
+
+    def has_begun(self, job: Job) -> bool:
+        """Whether a job that was submitted, and is not known to be over, has begun by now."""
 
     def cancel(self, job: Job, reason: EndReason) -> None:
         """End a job that was submitted; it comes back as finished, or returned if it had not started."""

@@ -628,7 +628,7 @@ class Loop:
         self._chooser.unplaced.clear()
         self._chooser.callbacks.clear()
         for job in [*self._jobs.values(), *self._calling.values()]:
-            if job.started_at is None:
+            if not self._engine.has_begun(job):
                 self._engine.cancel(job, EndReason.CANCELLED)
 
     def _end_the_rest(self) -> None:

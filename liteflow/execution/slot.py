@@ -17,6 +17,7 @@ from collections import deque
 from typing import Any
 
 from liteflow.errors import StorageError
+from liteflow.execution.begun import Begun, shared_memory
 from liteflow.execution.clock import clock_us
 from liteflow.execution.jobs import Job, LogLine, Outcome, charge_log
 from liteflow.execution.memory import Gauge
@@ -75,6 +76,8 @@ class Slot:
         tokens_out, self.tokens = os.pipe()
         lifeline_out, self.lifeline = os.pipe()
         self.output, output_in = os.pipe()
+        memory = shared_memory()
+        self.begun = Begun(memory)
         null = os.open(os.devnull, os.O_RDONLY)
         self.tokens_back = os.dup(tokens_out)
         for fd in (
@@ -89,7 +92,7 @@ class Slot:
             # Other things than text are legal there, and ignored by imports.
             "LITEFLOW_WORKER_PATH": repr([path for path in sys.path if isinstance(path, str)]),
         }
-        fds = [theirs.fileno(), tokens_out, lifeline_out, null]
+        fds = [theirs.fileno(), tokens_out, lifeline_out, memory, null]
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", BOOTSTRAP, *map(str, fds)],
@@ -102,12 +105,13 @@ class Slot:
             )
         except BaseException:
             ours.close()
+            self.begun.close()
             for fd in (self.tokens, self.tokens_back, self.lifeline, self.output):
                 os.close(fd)
             raise
         finally:
             theirs.close()
-            for fd in (tokens_out, lifeline_out, output_in, null):
+            for fd in (tokens_out, lifeline_out, output_in, memory, null):
                 os.close(fd)
         self.connection = ours
         self.pid = self.process.pid
@@ -324,6 +328,7 @@ class Slot:
         self.stop_watching_process()
         self._forget_connection()
         self.connection.close()
+        self.begun.close()
         self.retired = True
         for name in ("tokens", "tokens_back", "lifeline"):
             self._shut(name)

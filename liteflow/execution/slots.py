@@ -36,8 +36,8 @@ RECALL_AFTER_S = 0.05
 REFILL_BELOW_S = 0.002
 """A slot with less expected work than this left is given more before it runs dry."""
 
-TINY_S = 0.005
-"""How long the news that jobs have started may wait for what comes next."""
+LOOK_AFTER_S = 0.02
+"""How long after a job was given it is looked whether it has begun; most tiny ones have ended by then."""
 
 OOM_KNOWN_S = 0.1
 """How old the count of kills for want of memory may be that a job starts with."""
@@ -126,8 +126,15 @@ class SlotEngine:
             job.oom_kills = oom_kills  # it may die of its arguments, before it starts
         self._slots[vacancy].give(jobs)
 
+    def has_begun(self, job: Job) -> bool:
+        slot = self._slot_of(job)
+        return job.started_at is not None or (slot is not None and slot.begun.times_of(job.number) is not None)
+
+    def _slot_of(self, job: Job) -> Slot | None:
+        return next((slot for slot in self._slots.values() if job in slot.jobs), None)
+
     def cancel(self, job: Job, reason: EndReason) -> None:
-        slot = next((slot for slot in self._slots.values() if job in slot.jobs), None)
+        slot = self._slot_of(job)
         if slot is not None and job.kill_reason is None:
             job.kill_reason = reason
             slot.recall_wanted |= job.started_at is None
@@ -142,27 +149,17 @@ class SlotEngine:
         events = Events()
         self._drop_locks()
         timeout_s = min(timeout_s, self._next_deadline_in())
-        is_woken = self._hear_all(timeout_s, events)
-        if events.has_only_started and not is_woken:
-            # A tiny job ends before anybody has a use for the news of its start.
-            self._hear_all(min(timeout_s, self._next_deadline_in(), TINY_S), events)
-        self._tick(events)
-        return events
-
-    def _hear_all(self, timeout_s: float, events: Events) -> bool:
-        """Wait for slots to say something, and take it in; whether `wake` was called."""
         readable: dict[int, Slot] = {}
-        is_woken = False
         for key, _mask in self._selector.select(timeout_s):
             slot = key.data
             if slot is None:
                 self._drain_wake()
-                is_woken = True
             else:
                 readable[id(slot)] = slot
         for slot in readable.values():
             self._serve(slot, events)
-        return is_woken
+        self._tick(events)
+        return events
 
     def _drop_locks(self) -> None:
         for slot in self._done_with:
@@ -198,7 +195,7 @@ class SlotEngine:
         events.lines += slot.read_output()
         self._take_messages(slot, events)
         if is_broken:
-            self._give_up_on(slot, "something wrote into the worker's connection")
+            self._give_up_on(slot, "something wrote into the worker's connection", events)
 
     def _take_messages(self, slot: Slot, events: Events) -> None:
         while slot.received:
@@ -206,8 +203,6 @@ class SlotEngine:
             if message[0] == "ready":
                 slot.ready = True
                 self._failed_starts = 0
-            elif message[0] == "start":
-                self._job_started(slot, *message[1:], events=events)
             elif message[0] == "ask":
                 self._job_asked(slot, *message[1:], events=events)
             elif message[0] == "end":
@@ -215,15 +210,14 @@ class SlotEngine:
             elif message[0] == "spoilt" and slot not in self._leaving and not slot.sweeping:
                 self._let_leave(slot, events)
 
-    def _job_started(self, slot: Slot, number: int, at_us: int, at: float, *, events: Events) -> None:
-        job = slot.given(number)
-        if job is not None:
-            job.started_us, job.started_at = at_us, at
-            job.oom_kills = self._oom.kills(newer_than=at - OOM_KNOWN_S)
-            slot.gauge = Gauge(slot.pid, at)
+    def _look_for_start(self, slot: Slot, events: Events) -> None:
+        """See whether the first job of the slot has begun."""
+        job = slot.jobs[0] if slot.jobs else None
+        times = None if job is None or job.started_at is not None else slot.begun.times_of(job.number)
+        if job is not None and times is not None:
+            job.started_us, job.started_at = times
+            slot.gauge = Gauge(slot.pid, job.started_at)
             events.started.append(job)
-            if slot.dying_since is not None:
-                slot.terminate()  # it was told to end while it loaded its function, and did not hear it
 
     def _job_asked(self, slot: Slot, number: int, question: int, what: tuple[Any, ...], *, events: Events) -> None:
         job = slot.given(number)
@@ -243,6 +237,8 @@ class SlotEngine:
         self,
         slot: Slot,
         number: int,
+        started_us: int,
+        started_at: float,
         ended_us: int,
         has_children: bool,
         result: tuple[Any, ...],
@@ -254,6 +250,8 @@ class SlotEngine:
         job = slot.given(number)
         if job is None:
             return
+        if job.started_at is None:
+            job.started_us, job.started_at = started_us, started_at
         if number not in slot.reader.ended_numbers:
             events.lines += slot.read_output(until=job)
         outcome = outcome_of(result, started_us=job.started_us, ended_us=ended_us, load_trace=trace, guard=guard)
@@ -304,7 +302,8 @@ class SlotEngine:
         slot.sweeping = True
         slot.retire()
 
-    def _give_up_on(self, slot: Slot, why: str) -> None:
+    def _give_up_on(self, slot: Slot, why: str, events: Events) -> None:
+        self._look_for_start(slot, events)
         if slot.jobs and slot.verdict is None:
             slot.verdict = Outcome(
                 TaskInstanceState.FAILED,
@@ -322,6 +321,7 @@ class SlotEngine:
             if slot.is_dead():
                 self._bury(slot, events)
                 continue
+            self._see_head(slot, now, events)
             events.lines += slot.flush_output()
             if slot.sweeping:
                 self._kill_step(slot)
@@ -360,6 +360,20 @@ class SlotEngine:
                 send(slot.pid, signal.SIGKILL)
         for slot in list(self._lingering):
             events.lines += slot.flush_output()
+
+    def _see_head(self, slot: Slot, now: float, events: Events) -> None:
+        """Whether its first job has begun, if that matters by now."""
+        job = slot.jobs[0] if slot.jobs else None
+        if job is None or job.started_at is not None:
+            return
+        if job.kill_reason is None and now < job.given_at + _look_after_s(job):
+            return
+        oom_kills = self._oom.kills(newer_than=now - OOM_KNOWN_S)
+        self._look_for_start(slot, events)
+        if job.started_at is not None and not slot.is_dead():
+            job.oom_kills = oom_kills
+            if slot.dying_since is not None:
+                slot.terminate()  # it was told to end while it loaded its function, and did not hear it
 
     def _is_idle_elsewhere(self, slot: Slot) -> bool:
         return any(other.ready and not other.jobs and other is not slot for other in self._slots.values())
@@ -429,6 +443,7 @@ class SlotEngine:
         One whose token was gone may have killed its worker before it could say so: at the third time it is blamed.
         """
         job = slot.jobs[0]
+        self._look_for_start(slot, events)
         job.deaths += slot.verdict is None and job.started_at is None
         if slot.verdict is not None or job.started_at is not None or job.deaths >= MAX_SILENT_DEATHS:
             verdict = slot.verdict or _crashed(job, self._why_dead(slot, job))
@@ -486,6 +501,9 @@ class SlotEngine:
             elif job.timeout_s is not None and job.started_at is not None:
                 due.append(job.started_at + job.timeout_s)
             if job.started_at is None:
+                if slot.ready:
+                    look_s = _look_after_s(job)
+                    due.append(job.given_at + look_s if now < job.given_at + look_s else now + look_s)
                 if self._is_idle_elsewhere(slot):
                     due.append(max(now + 0.01, job.given_at + RECALL_AFTER_S))
                 continue
@@ -550,6 +568,10 @@ def _killed(job: Job, ended_us: int | None) -> Outcome:
         started_us=job.started_us,
         ended_us=ended_us or clock_us(),
     )
+
+
+def _look_after_s(job: Job) -> float:
+    return LOOK_AFTER_S if job.timeout_s is None else min(LOOK_AFTER_S, job.timeout_s)
 
 
 def _took_s(outcome: Outcome) -> float:

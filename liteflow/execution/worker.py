@@ -1,8 +1,9 @@
 """The process in a slot: takes jobs one after the other, runs them, and sends back what came of them.
 
-It imports no SQLAlchemy and never opens the database. Four descriptors are handed to it: a connection for messages, a
-pipe of tokens (one number for each job that may begin; what the parent takes back out of it was never begun), a
-lifeline whose other end only the parent holds, and file descriptors 1 and 2, the output that the parent reads.
+It imports no SQLAlchemy and never opens the database. Handed to it are a connection for messages, a pipe of tokens (one
+number for each job that may begin; what the parent takes back out of it was never begun), a lifeline whose other end
+only the parent holds, memory that it shares with the parent, in which it notes what it begins, and file descriptors 1
+and 2, the output that the parent reads.
 
 In the output, lines that begin with a secret mark say whose lines follow (`B` and `E` with a job's number, or both at
 once) or carry a record of `logging` (`L`), so that everything stands in the order in which it was written.
@@ -29,6 +30,7 @@ from typing import Any, NoReturn
 
 from liteflow.authoring.dagfile import be_main_of_first_file, loading
 from liteflow.errors import MissingMainGuard, TaskKilled
+from liteflow.execution.begun import Begun
 from liteflow.execution.calling import Payload, Recipe, Result, call, describe_error, trace_of
 from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, load
@@ -41,7 +43,7 @@ LONGEST_RECORD_BYTES = 60_000
 TOKEN = struct.Struct("!Q")
 
 BOOTSTRAP = (
-    "import sys, os; fds = [int(x) for x in sys.argv[1:5]]; sys.argv = ['']; "
+    "import sys, os; fds = [int(x) for x in sys.argv[1:6]]; sys.argv = ['']; "
     "sys.path[:] = eval(os.environ.pop('LITEFLOW_WORKER_PATH')); "
     "from liteflow.execution.worker import main; main(*fds)"
 )
@@ -137,8 +139,11 @@ class RecordHandler(logging.Handler):
 class Worker:
     """The loop of a slot's process."""
 
-    def __init__(self, connection: socket.socket, tokens: int, output: Output, handler: RecordHandler) -> None:
+    def __init__(
+        self, connection: socket.socket, tokens: int, begun: Begun, output: Output, handler: RecordHandler
+    ) -> None:
         self._connection = connection
+        self._begun = begun
         self._handler = handler
         self._tokens = tokens
         self._waiting = select.poll()  # select() knows no descriptor above 1023, and a host may have more open
@@ -154,7 +159,7 @@ class Worker:
         self._sending = threading.Lock()
         """Held while marks and messages are kept or sent: a thread that a task left may ask something meanwhile."""
         self._unsent: list[tuple[Any, ...]] = []
-        """Messages that go with the next one: the end of a job with the start of the one behind it."""
+        """Messages that are sent before anything else of a task runs: the end of a job waits for as long as that."""
         self._questions = 0
         self._pid = os.getpid()
         self._load_errors: dict[int, tuple[str, str, tuple[str, str, int] | None]] = {}
@@ -242,7 +247,9 @@ class Worker:
         trace: str | None = None
         guard = None
         function = self._function(code_number)  # imports may take long, and are not the task's time
-        self._send("start", number, clock_us(), time.monotonic())
+        self._send_all()
+        started_us, started_at = clock_us(), time.monotonic()
+        self._begun.note(number, started_us, started_at)
         try:
             self._in_task = True
             try:
@@ -262,7 +269,9 @@ class Worker:
         has_children = _has_children()
         with self._sending:
             self._output.end(number)
-            self._unsent.append(("end", number, ended_us, has_children, tuple(result), trace, guard))
+            self._unsent.append(
+                ("end", number, started_us, started_at, ended_us, has_children, tuple(result), trace, guard)
+            )
         if not self._waiting.poll(0):
             self._send_all()  # nothing is behind it: who waits for it need not wait for the rest
         # Undo what the task did to the process and would trip the next one.
@@ -398,10 +407,12 @@ def _leave() -> NoReturn:
         os._exit(0)
 
 
-def main(connection_fd: int, tokens: int, lifeline: int, null: int) -> NoReturn:
+def main(connection_fd: int, tokens: int, lifeline: int, memory: int, null: int) -> NoReturn:
     """What a slot's process runs; the descriptors are inherited."""
     for fd in (connection_fd, tokens, lifeline):
         os.set_inheritable(fd, False)
+    begun = Begun(memory)
+    os.close(memory)
     os.dup2(null, 0)
     if null > 2:
         os.close(null)
@@ -417,7 +428,7 @@ def main(connection_fd: int, tokens: int, lifeline: int, null: int) -> NoReturn:
     handler.setFormatter(logging.Formatter("%(message)s"))
     connection = socket.socket(fileno=connection_fd)
     try:
-        Worker(connection, tokens, output, handler).run()
+        Worker(connection, tokens, begun, output, handler).run()
     except (BrokenPipeError, ConnectionResetError):
         os._exit(1)  # the parent is gone or has given up on this slot
     _leave()

@@ -191,6 +191,7 @@ class Held(BaseOperator):
         self.path = path
 
     def execute(self, context: Any) -> Any:
+        Path(f"{self.path}.begun").touch()
         threading.Event().wait(60)
 
     def on_kill(self) -> None:
@@ -308,7 +309,7 @@ def test_on_kill_is_called_when_the_task_is_ended(submit: Submit, tmp_path: Path
     with Dag("on_kill") as made:
         Held(task_id="a", path=str(tmp_path / "killed"), kill_grace_s=20)
     handle = submit(made)
-    wait_until(lambda: handle.run.task_instance("a").started_at, "the start")
+    wait_until((tmp_path / "killed.begun").exists, "the start")
     handle.cancel()
     assert handle.wait(timeout=30).end_reason == "cancelled"
     wait_until((tmp_path / "killed").exists, "what on_kill does")
