@@ -207,7 +207,8 @@ class Loop:
         jobs = self._commit(turn) if turn else []
         for vacancy, several in _by_vacancy([*turn.placed, *jobs]).items():
             self._engine.submit(vacancy, several)
-        telling.tell(turn)
+        if any(run.listener is not None for run in self.runs.values()):
+            telling.tell(turn)
         for run in turn.over:
             self._forget(run)
             run.over.set()

@@ -26,10 +26,11 @@ from liteflow.execution.output import OutputReader
 from liteflow.execution.processes import send, slot_lock_path
 from liteflow.execution.worker import BOOTSTRAP, TOKEN
 
-_READ_BYTES = 1 << 18
+_OUTPUT_READ_BYTES = 1 << 16
+"""What a pipe holds."""
 
 MOST_AT_ONCE_BYTES = 1 << 16
-"""The largest frame with several messages."""
+"""A job with more data than that is sent in a frame of its own."""
 
 MOST_RECIPES = 1000
 """How many recipes a slot keeps; then it begins anew: a service may see new dags for as long as it lives."""
@@ -57,6 +58,14 @@ class Slot:
         """How the job ended that is reported once the slot is swept."""
         self.gauge: Gauge | None = None
         """What measures the memory of the job in hand, once it has started."""
+        self.changed_at = time.monotonic()
+        """When it was given a job, or one ended, the last time."""
+        self.has_ended = False
+        """Whether the system says that the process is over."""
+        self.is_watched = False
+        """Whether its output wakes the parent."""
+        self.output_is_over = False
+        """Whether nobody holds the other end of its output any more."""
         self.sent_codes: set[int] = set()
         self.sent_recipes: set[int] = set()
         self.received: deque[tuple[Any, ...]] = deque()
@@ -118,7 +127,6 @@ class Slot:
         self.pidfd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else None
         self._interest = selectors.EVENT_READ
         self._selector.register(ours, self._interest, self)
-        self._selector.register(self.output, selectors.EVENT_READ, self)
         if self.pidfd is not None:
             self._selector.register(self.pidfd, selectors.EVENT_READ, self)
 
@@ -171,6 +179,8 @@ class Slot:
             self._known[job.number] = job
             job.started_at = job.started_us = None
             job.given_at = now
+        self.changed_at = now
+        self.unwatch_output()
         self._unsent.extend(map(memoryview, _frames(messages)))
         self.send_more()
         # Also when a large message is still on its way: the worker then waits for it.
@@ -224,8 +234,9 @@ class Slot:
     def receive(self) -> None:
         """Read what the worker sent, as far as it is there."""
         while True:
+            most = self._unpacker.next_read_bytes
             try:
-                piece = self.connection.recv(_READ_BYTES)
+                piece = self.connection.recv(most)
             except BlockingIOError:
                 return
             except (ConnectionResetError, OSError):
@@ -238,7 +249,7 @@ class Slot:
             except BrokenStreamError as error:
                 self.received.extend(error.messages)
                 raise
-            if len(piece) < _READ_BYTES:
+            if len(piece) < most:
                 return
 
     def read_output(self, *, until: Job | None = None, most: int = 1) -> list[tuple[Job, LogLine]]:
@@ -250,14 +261,27 @@ class Slot:
         while (most > 0) if until is None else (until.number not in self.reader.ended_numbers):
             most -= 1
             try:
-                data = os.read(self.output, _READ_BYTES)
+                data = os.read(self.output, _OUTPUT_READ_BYTES)
             except BlockingIOError:
                 break
             if not data:
-                self._forget(self.output)
+                self.unwatch_output()
+                self.output_is_over = True
                 break
             lines += self.reader.feed(data, clock_us(), time.monotonic())
         return lines
+
+    def watch_output(self) -> None:
+        """Have its output wake the parent. That of a tiny job shall not: it is read with the news of its end."""
+        if not self.is_watched and not self.output_is_over:
+            self.is_watched = True
+            self._selector.register(self.output, selectors.EVENT_READ, self)
+
+    def unwatch_output(self) -> None:
+        """Its output need not wake the parent for a while."""
+        if self.is_watched:
+            self.is_watched = False
+            self._forget(self.output)
 
     def flush_output(self, *, force: bool = False) -> list[tuple[Job, LogLine]]:
         """What there is of an unfinished line."""
@@ -273,6 +297,7 @@ class Slot:
 
     def forget_job(self, job: Job) -> None:
         """The job is over; its lines still find it as long as it was the last one."""
+        self.changed_at = time.monotonic()
         if self.jobs and self.jobs[0] is job:
             self.jobs.popleft()
         elif job in self.jobs:
@@ -297,6 +322,8 @@ class Slot:
 
     def is_dead(self) -> bool:
         """Whether the process is over; reaps it."""
+        if self.pidfd is not None and not self.has_ended:
+            return False
         return self.process.poll() is not None
 
     def _forget(self, file: Any) -> None:
@@ -324,7 +351,7 @@ class Slot:
             os.close(fd)
 
     def close(self, *, keep_output: bool = False) -> None:
-        """Let go of every descriptor; with `keep_output` lines of what was left running are still read."""
+        """Let go of every descriptor; with `keep_output` lines of what was left running are still read and watched."""
         self.stop_watching_process()
         self._forget_connection()
         self.connection.close()
@@ -332,12 +359,14 @@ class Slot:
         self.retired = True
         for name in ("tokens", "tokens_back", "lifeline"):
             self._shut(name)
-        if not keep_output:
+        if keep_output:
+            self.watch_output()
+        else:
             self.close_output()
 
     def close_output(self) -> None:
         """Stop reading lines."""
-        self._forget(self.output)
+        self.unwatch_output()
         self._shut("output")
 
     def forget_in_child(self) -> None:
@@ -363,6 +392,15 @@ class Slot:
 
 
 def _frames(messages: list[tuple[Any, ...]]) -> list[bytes]:
-    """Small messages in one frame; large ones each in its own, so that the first can be begun with."""
-    frame = pack(*messages)
-    return [frame] if len(frame) <= MOST_AT_ONCE_BYTES else [pack(message) for message in messages]
+    """Messages in one frame, but those with much data each in its own: the first can then be begun with."""
+    large = [message for message in messages if message[0] == "job" and _data_bytes(message[-1]) > MOST_AT_ONCE_BYTES]
+    if not large:
+        return [pack(*messages)]
+    return [pack(message) for message in messages]
+
+
+def _data_bytes(payload: tuple[Any, ...]) -> int:
+    """How much a job's values take."""
+    inputs, mapped = payload[:2]
+    size = sum([len(value[1]) for *_, values in inputs for value in values if value is not None]) if inputs else 0
+    return size if mapped is None else size + sum([len(item[3]) for item in mapped[1]])

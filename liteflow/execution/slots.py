@@ -37,7 +37,8 @@ REFILL_BELOW_S = 0.002
 """A slot with less expected work than this left is given more before it runs dry."""
 
 LOOK_AFTER_S = 0.02
-"""How long after a job was given it is looked whether it has begun; most tiny ones have ended by then."""
+"""How long after a job was given it is looked whether it has begun, and what it writes is read as it comes. Most tiny
+ones have ended by then, and wake the service once."""
 
 OOM_KNOWN_S = 0.1
 """How old the count of kills for want of memory may be that a job starts with."""
@@ -156,6 +157,7 @@ class SlotEngine:
                 self._drain_wake()
             else:
                 readable[id(slot)] = slot
+                slot.has_ended |= key.fd == slot.pidfd
         for slot in readable.values():
             self._serve(slot, events)
         self._tick(events)
@@ -276,6 +278,7 @@ class SlotEngine:
         """The slot is not used again, and nothing of it is to be killed: another one takes its place."""
         events.returned += slot.take_back()
         slot.retire()
+        slot.watch_output()
         del self._slots[slot.number]
         self._leaving[slot] = time.monotonic() + _CLOSE_GRACE_S
         self._done_with.append(slot)
@@ -322,6 +325,8 @@ class SlotEngine:
                 self._bury(slot, events)
                 continue
             self._see_head(slot, now, events)
+            if now - slot.changed_at >= LOOK_AFTER_S:
+                slot.watch_output()
             events.lines += slot.flush_output()
             if slot.sweeping:
                 self._kill_step(slot)
@@ -370,7 +375,7 @@ class SlotEngine:
             return
         oom_kills = self._oom.kills(newer_than=now - OOM_KNOWN_S)
         self._look_for_start(slot, events)
-        if job.started_at is not None and not slot.is_dead():
+        if job.started_at is not None and slot.process.poll() is None:
             job.oom_kills = oom_kills
             if slot.dying_since is not None:
                 slot.terminate()  # it was told to end while it loaded its function, and did not hear it
@@ -467,13 +472,8 @@ class SlotEngine:
     def _drop_if_silent(self, slot: Slot) -> None:
         """Stop reading the output of a slot that is gone once nobody holds it open, or the log is full anyway."""
         job = slot.reader.current
-        try:
-            self._selector.get_key(slot.output)
-        except KeyError:
-            pass  # nobody holds it open
-        else:
-            if job is None or not job.log_cut:
-                return
+        if not slot.output_is_over and (job is None or not job.log_cut):
+            return
         self._lingering.remove(slot)
         slot.close_output()
 
@@ -485,6 +485,8 @@ class SlotEngine:
             flush = slot.reader.next_flush()
             if flush is not None:
                 due.append(flush)
+            if not slot.is_watched and not slot.output_is_over:
+                due.append(slot.changed_at + LOOK_AFTER_S)
             if slot.recall_wanted:
                 due.append(now)
             if slot.sweeping or slot.process.returncode is not None:
@@ -530,7 +532,6 @@ class SlotEngine:
                     slot.sweeping = True
             self.poll(0.05)
         for slot in self._lingering:
-            slot._forget(slot.output)
             slot.close_output()
         self._lingering.clear()
         self._drop_locks()

@@ -216,7 +216,7 @@ class Worker:
         return self._inbox.popleft()
 
     def _receive(self) -> bytes:
-        piece = self._connection.recv(1 << 18)
+        piece = self._connection.recv(self._unpacker.next_read_bytes)
         if not piece:
             _leave()
         return piece
@@ -334,10 +334,12 @@ class Worker:
 
     def _send_all(self) -> None:
         """Send what is not sent yet. Marks go first: who hears that a job ended reads its lines up to there."""
+        if not self._unsent:
+            return
         with self._sending:
             self._output.mark_end()
-            if self._unsent:
-                unsent, self._unsent = self._unsent, []
+            unsent, self._unsent = self._unsent, []
+            if unsent:  # else a thread that asks something was quicker
                 self._connection.sendall(pack(*unsent))
 
 

@@ -263,6 +263,8 @@ class RunCore:
             raise ValueError("the run is not finished")
         if self.ending is not None:
             return RunState.FAILED, self.ending
+        if _S.FAILED not in self.states and _S.UPSTREAM_FAILED not in self.states:
+            return RunState.SUCCESS, None
         failed = any(self.states[index] in _UNWELL for task in self._leaves() for index in self.instances(task))
         return (RunState.FAILED if failed else RunState.SUCCESS), None
 

@@ -649,10 +649,9 @@ _OWNED = Prepared(select(_RUN.c.id).where(*_IS_OWNED), "executor")
 _CANCEL_OF_RUN = Prepared(select(_RUN.c.id).where(*_IS_OWNED, _RUN.c.cancel_requested_at.is_not(None)), "executor")
 _CANCEL_OF_INSTANCE = Prepared(
     select(_TI.c.run_pk, _TI.c.task_id, _TI.c.map_index)
-    .join_from(_TI, _RUN, _RUN.c.id == _TI.c.run_pk)
-    .where(
-        *_IS_OWNED, _TI.c.cancel_requested_at.is_not(None), or_(*(_TI.c.state == state for state in sorted(UNFINISHED)))
-    ),
+    # By the index that holds nothing else, which "+ 0" makes SQLite take: by the run it would look at all instances.
+    .join_from(_TI, _RUN, _RUN.c.id == _TI.c.run_pk + 0)
+    .where(*_IS_OWNED, _TI.c.cancel_requested_at > 0, or_(*(_TI.c.state == state for state in sorted(UNFINISHED)))),
     "executor",
 )
 

@@ -112,6 +112,13 @@ def test_what_is_done_for_every_task_finds_its_rows_by_an_index(
     assert not [step for step in steps if "SCAN" in step and step != "SCAN sqlite_sequence"], steps
 
 
+def test_who_asks_what_was_cancelled_does_not_look_at_all_that_runs(database: Database) -> None:
+    with database.read() as session:
+        driver = session.info[DRIVER]
+        plan = driver.execute(f"EXPLAIN QUERY PLAN {recording._CANCEL_OF_INSTANCE._ready[0]}", [1]).fetchall()
+    assert "liteflow_task_instance USING INDEX ix_liteflow_task_instance_cancel_requested_at" in plan[0][3]
+
+
 def test_the_hot_statements_are_seen() -> None:
     assert {"_CANCEL_OF_INSTANCE", "_CLAIM", "_ENDED", "_STARTED", "_INSERT_XCOM", "_INSERT_LOGRECORD", "_OWNED"} <= {
         name for name, _ in HOT
