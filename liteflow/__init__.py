@@ -1,7 +1,7 @@
 """liteflow: an embedded workflow orchestrator. A dag of Python functions, kept in one SQLite file.
 
-Names for writing dags are here at once; what runs them and reads their history is imported when it is first used,
-so that `import liteflow` costs neither SQLAlchemy nor alembic.
+Names for writing dags are here at once; what few dags use, runs them and reads their history is imported when it is
+first used, so that `import liteflow` costs neither SQLAlchemy nor alembic.
 """
 
 from __future__ import annotations
@@ -12,14 +12,9 @@ from liteflow.authoring import (
     DAG,
     Context,
     Dag,
-    ExceptionRetryPolicy,
     Label,
     Param,
     PokeReturnValue,
-    RetryAction,
-    RetryDecision,
-    RetryPolicy,
-    RetryRule,
     Task,
     TaskGroup,
     TriggerRule,
@@ -39,6 +34,13 @@ from liteflow.errors import DagWarning, FailTask, LiteflowError, SkipTask
 from liteflow.states import EndReason, RunState, TaskInstanceState
 
 if TYPE_CHECKING:
+    from liteflow.authoring.retry_policy import (
+        ExceptionRetryPolicy,
+        RetryAction,
+        RetryDecision,
+        RetryPolicy,
+        RetryRule,
+    )
     from liteflow.execution.handle import RunHandle
     from liteflow.execution.service import ExecutorService
     from liteflow.storage.history import DagRun, read_session
@@ -86,7 +88,12 @@ __all__ = [
 
 _LATER = {
     "DagRun": "liteflow.storage.history",
+    "ExceptionRetryPolicy": "liteflow.authoring.retry_policy",
     "ExecutorService": "liteflow.execution.service",
+    "RetryAction": "liteflow.authoring.retry_policy",
+    "RetryDecision": "liteflow.authoring.retry_policy",
+    "RetryPolicy": "liteflow.authoring.retry_policy",
+    "RetryRule": "liteflow.authoring.retry_policy",
     "RunHandle": "liteflow.execution.handle",
     "read_session": "liteflow.storage.history",
 }

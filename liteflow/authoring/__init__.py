@@ -6,7 +6,6 @@ from liteflow.authoring.decorators import setup, task, teardown
 from liteflow.authoring.edges import Label, chain, chain_linear, cross_downstream
 from liteflow.authoring.groups import TaskGroup, task_group
 from liteflow.authoring.params import Param
-from liteflow.authoring.retry_policy import ExceptionRetryPolicy, RetryAction, RetryDecision, RetryPolicy, RetryRule
 from liteflow.authoring.sensing import PokeReturnValue
 from liteflow.authoring.task import Task
 from liteflow.authoring.templates import literal
@@ -17,14 +16,9 @@ __all__ = [
     "DAG",
     "Context",
     "Dag",
-    "ExceptionRetryPolicy",
     "Label",
     "Param",
     "PokeReturnValue",
-    "RetryAction",
-    "RetryDecision",
-    "RetryPolicy",
-    "RetryRule",
     "Task",
     "TaskGroup",
     "TriggerRule",

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, overload
 
 from liteflow.authoring.dagfile import is_in_worker, refuse_while_loading
 from liteflow.authoring.ids import check_name, did_you_mean
-from liteflow.authoring.lint import warn_of_surprises
 from liteflow.authoring.options import (
     INERT_DAG_OPTIONS,
     MISSING_DAG_OPTIONS,
@@ -194,6 +193,10 @@ class Dag:
         if kind is None:
             self.validate()
             if not is_in_worker():  # the host said it already
+                from liteflow.authoring.lint import (
+                    warn_of_surprises,  # not worth its import for those who only write a dag
+                )
+
                 warn_of_surprises(self)
 
     @property
