@@ -272,7 +272,7 @@ class Worker:
             self._unsent.append(
                 ("end", number, started_us, started_at, ended_us, has_children, tuple(result), trace, guard)
             )
-        if not self._waiting.poll(0):
+        if not self._inbox:
             self._send_all()  # nothing is behind it: who waits for it need not wait for the rest
         # Undo what the task did to the process and would trip the next one.
         is_restored = self._surroundings.restore()

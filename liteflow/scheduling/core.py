@@ -180,10 +180,11 @@ class RunCore:
         self._own: dict[int, list[int]] = {}
         self._own_total: list[list[int]] = [_NOTHING] * len(specs)
         for number, spec in enumerate(specs):
+            known: dict[tuple[bool, bool], _Edge] = {}  # they differ in little, and a large dag has many
             for upstream in spec.upstream:
-                self._add_edge(upstream, number, is_scope=False)
+                self._add_edge(upstream, number, known, is_scope=False)
             for upstream in spec.scope:
-                self._add_edge(upstream, number, is_scope=True)
+                self._add_edge(upstream, number, known, is_scope=True)
         self._members: list[list[int]] = [[] for _ in units]
         self._maps: dict[int, list[int]] = {}
         """Of each task: the units that are mapped over its value."""
@@ -214,14 +215,17 @@ class RunCore:
             elif one.length == 0:
                 self._empty.add(unit)
 
-    def _add_edge(self, upstream: int, number: int, *, is_scope: bool) -> None:
+    def _add_edge(self, upstream: int, number: int, known: dict[tuple[bool, bool], _Edge], *, is_scope: bool) -> None:
         if not 0 <= upstream < number:
             raise ValueError(f"{self._specs[number].name}: upstream {upstream} is not before {number}")
         unit = self._specs[number].unit
         per_index = unit is not None and self._specs[upstream].unit == unit
         if self._down[upstream] is _NO_EDGES:
             self._down[upstream] = []
-        self._down[upstream].append(_Edge(number, per_index, is_scope))
+        edge = known.get((per_index, is_scope))
+        if edge is None:
+            edge = known[per_index, is_scope] = _Edge(number, per_index, is_scope)
+        self._down[upstream].append(edge)
         total = self._own_total if per_index else self._shared_total
         if total[number] is _NOTHING:
             total[number] = [0, 0]

@@ -24,6 +24,9 @@ _S = TaskInstanceState
 
 _MOST_LEVEL = 2**31 - 1
 
+_NOTHING_MORE = (None,) * 5
+"""Of a try that ended: no reason, error, due time, label or peak."""
+
 
 class DagFacts(NamedTuple):
     """What is kept of a dag."""
@@ -443,25 +446,28 @@ def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -
     """
     if not rows:
         return set()
-    count = _ENDED.run(
-        session,
-        [
-            (
-                state._value_,
-                _value(reason),
-                None if error is None else text_for_database(error),
-                due,
-                started,
-                ended,
-                None if label is None else text_for_database(label),
-                peak,
-                pk,
-                executor_pk,
-                number,
+    plain, others = [], []
+    for row in rows:
+        pk, number, state, reason, error, started, ended, due, label, peak = row
+        if state is _S.SUCCESS and (reason, error, due, label, peak) == _NOTHING_MORE:
+            plain.append((started, ended, pk, executor_pk, number))
+        else:
+            others.append(
+                (
+                    state._value_,
+                    _value(reason),
+                    None if error is None else text_for_database(error),
+                    due,
+                    started,
+                    ended,
+                    None if label is None else text_for_database(label),
+                    peak,
+                    pk,
+                    executor_pk,
+                    number,
+                )
             )
-            for pk, number, state, reason, error, started, ended, due, label, peak in rows
-        ],
-    )
+    count = (_SUCCEEDED.run(session, plain) if plain else 0) + (_ENDED.run(session, others) if others else 0)
     if count == len(rows):
         return set()
     wanted = {row.pk: row for row in rows}
@@ -662,6 +668,24 @@ def _beginning(name: str) -> Any:
 
 
 _STARTED = Prepared(update(_TI).where(*_MINE).values(started_at=_beginning("at")), "at", "pk", "executor", "number")
+_SUCCEEDED = Prepared(  # most of them, and half as expensive
+    update(_TI)
+    .where(*_MINE)
+    .values(
+        state=_S.SUCCESS,
+        end_reason=None,
+        error=None,
+        started_at=_beginning("began"),
+        ended_at=bindparam("ended"),
+        due_at=None,
+        peak_rss_bytes=None,
+    ),
+    "began",
+    "ended",
+    "pk",
+    "executor",
+    "number",
+)
 _ENDED = Prepared(
     update(_TI)
     .where(*_MINE)
