@@ -58,8 +58,10 @@ _RUN_REASONS: dict[EndReason | None, str] = {
 }
 """What the dag's own callbacks are told; Airflow's words where it has any."""
 
-STARTED_AFTER_S = 0.02
+STARTED_AFTER_S = 0.1
 """How long a job has run when it is recorded as started, if nothing else is recorded before."""
+CALLBACK_POLL_S = 0.02
+"""How often it looks whether a callback has room."""
 IDLE_POLL_S = 0.1
 """How often the loop looks whether another process has written to the database."""
 LOOK_AGAIN_S = 1.0
@@ -216,7 +218,7 @@ class Loop:
     def _patience(self) -> float:
         """How long the loop may sleep."""
         if self.inbox or self._chooser.callbacks:
-            return 0.0 if self.inbox else STARTED_AFTER_S
+            return 0.0 if self.inbox else CALLBACK_POLL_S
         wait = IDLE_POLL_S if self.runs else MOST_REST_S
         if self._recover is not None:
             wait = min(wait, LOOK_AGAIN_S)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from liteflow.execution.clock import clock_us
-from liteflow.execution.jobs import Job, LogLine, Outcome
+from liteflow.execution.jobs import Job, Outcome
 from liteflow.execution.turn import Claim, Turn
 from liteflow.states import TaskInstanceState
 from liteflow.storage import callbacks, recording
@@ -132,11 +132,8 @@ def _record_lines(session: Session, turn: Turn, living: set[int]) -> None:
     """The lines, without those of runs that were deleted since: something left running may still write."""
     late = {job.run.pk for job, _ in turn.lines} - living
     gone = late - recording.existing_runs(session, late) if late else set()
-    recording.store_logs(session, [_line_row(job, line) for job, line in turn.lines if job.run.pk not in gone])
-
-
-def _line_row(job: Job, line: LogLine) -> tuple[int, int, int, int | None, str | None, str]:
-    return job.run.pks[job.index], job.try_number, line.at_us, line.level, line.logger, line.text
+    lines = turn.lines if not gone else [one for one in turn.lines if one[0].run.pk not in gone]
+    recording.store_logs(session, [(job.run.pks[job.index], job.try_number, *line) for job, line in lines])
 
 
 def _record_expansions(session: Session, turn: Turn) -> None:

@@ -489,10 +489,10 @@ def store_xcoms(session: Session, rows: Sequence[tuple[int, str, str, bytes]]) -
     if rows:
         _INSERT_XCOM.run(
             session,
-            (
+            [
                 (pk, text_for_database(key), encoding, len(data), sha256(data).digest(), data)
                 for pk, key, encoding, data in rows
-            ),
+            ],
         )
 
 
@@ -512,17 +512,18 @@ def store_logs(session: Session, rows: Sequence[tuple[int, int, int, int | None,
     if rows:
         _INSERT_LOGRECORD.run(
             session,
-            (
+            [
                 (
                     pk,
                     number,
                     at,
                     None if level is None else max(-_MOST_LEVEL, min(level, _MOST_LEVEL)),
                     None if logger is None else text_for_database(logger),
-                    text_for_database(message),
+                    # Most are plain, and not worth a call.
+                    message if message.isascii() and "\x00" not in message else text_for_database(message),
                 )
                 for pk, number, at, level, logger, message in rows
-            ),
+            ],
         )
 
 
