@@ -16,7 +16,7 @@ from liteflow.execution.jobs import Outcome
 from liteflow.execution.prepared import PreparedDag
 from liteflow.execution.ready import ReadyQueue
 from liteflow.scheduling.core import Change, Expansion, RunCore
-from liteflow.states import EndReason, RunState, TaskInstanceState
+from liteflow.states import TERMINAL, EndReason, RunState, TaskInstanceState
 from liteflow.storage.models import to_microseconds
 from liteflow.storage.xcoms import ITEMS, EncodedItems
 
@@ -170,9 +170,11 @@ class ActiveRun:
         for change in changes:
             if change.state is TaskInstanceState.QUEUED:
                 self.ready.push(change.index)
-            elif change.state.is_terminal:
+            elif change.state in TERMINAL:
                 self.last_of[change.state] = change.index
-                self._ended(self.core.task_of[change.index])
+                task = self.core.task_of[change.index]
+                if not self.prepared.needs_nothing[task]:
+                    self._ended(task)
 
     def _ended(self, task: int) -> None:
         """When all of a task has ended it takes no values any more: forget those that nobody else will take."""
@@ -335,20 +337,20 @@ class ActiveRun:
         """What the worker needs for the next try; `stored` holds the values named by `missing_values`."""
         task = self.core.task_of[index]
         needed = () if self.prepared.needs_nothing[task] else self._inputs_of(index)
-        return Payload(
-            inputs=tuple([self._input(index, wanted, stored) for wanted in needed]),
-            mapped=None if self.prepared.unit_of[task] is None else self._mapped(index, stored),
-            dag_id=self.dag.dag_id,
-            run_id=self.run_id,
-            task_id=self.task(index).task_id,
-            map_index=self.map_index(index),
-            try_number=self.core.try_numbers[index],
-            logical_date_us=self.logical_date_us,
-            params=self.params_json,
-            run_started_us=self.created_us,
-            first_look_us=self.first_look_us.get(index),
-            looks=self.looks.get(index, 0),
-            uncounted_tries=self.core.uncounted_tries[index],
+        return Payload(  # by place: names would make it take twice as long
+            tuple([self._input(index, wanted, stored) for wanted in needed]),
+            None if self.prepared.unit_of[task] is None else self._mapped(index, stored),
+            self.dag.dag_id,
+            self.run_id,
+            self.prepared.tasks[task].task_id,
+            self.core.map_index_of[index],
+            self.core.try_numbers[index],
+            self.logical_date_us,
+            self.params_json,
+            self.created_us,
+            self.first_look_us.get(index),
+            self.looks.get(index, 0),
+            self.core.uncounted_tries[index],
         )
 
     def _input(

@@ -373,7 +373,7 @@ class Loop:
         else:
             run.first_look_us.pop(job.index, None)
             run.looks.pop(job.index, None)
-        kind = _CALLBACK_KINDS.get(change.state)
+        kind = _CALLBACK_KINDS.get(change.state) if run.prepared.callbacks else None
         if kind is not None:
             self._note_callbacks(run, job.index, kind, turn, str(change.state), outcome.error, outcome.exception)
 

@@ -24,6 +24,9 @@ def growing(kind: str, _rounds: int, workers: int) -> list[Figure]:
     """The cost of a task in small and large dags of one kind, and what the largest takes of memory."""
     found = {size: _child("growing", kind, size, workers) for size in SIZES}
     costs_us = {size: one["seconds"] / size * 1e6 for size, one in found.items()}
+    # Once more: a shared machine is not as fast a minute later.
+    again_us = _child("growing", kind, SIZES[0], workers)["seconds"] / SIZES[0] * 1e6
+    costs_us[SIZES[0]] = (costs_us[SIZES[0]] + again_us) / 2
     ratio = max(costs_us.values()) / costs_us[SIZES[0]]
     each = ", ".join(f"{size:,}: {cost:.0f} us" for size, cost in costs_us.items())
     largest = found[SIZES[-1]]
