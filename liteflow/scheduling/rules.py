@@ -33,11 +33,6 @@ class UpstreamCounts(NamedTuple):
     scope_ended: bool = True
     """For a teardown: whether everything between its setups and itself has ended, what is not directly upstream too."""
 
-    @property
-    def all_ended(self) -> bool:
-        """Whether there is nothing left to wait for."""
-        return self.success + self.failed + self.skipped + self.upstream_failed == self.total
-
 
 def evaluate(rule: TriggerRule, counts: UpstreamCounts) -> TaskInstanceState | None:
     """What the rule makes of a pending task instance: `queued`, `skipped`, `upstream_failed`, or None to wait."""
