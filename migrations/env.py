@@ -6,15 +6,15 @@ from alembic import context
 from sqlalchemy import Connection
 
 from liteflow.storage.engine import Database
-from liteflow.storage.models import Base
 from liteflow.storage.schema import VERSION_TABLE
+from liteflow.storage.tables import metadata
 
 
 def migrate(connection: Connection) -> None:
     """Run the migrations in the one transaction that is open on `connection`."""
     context.configure(
         connection=connection,
-        target_metadata=Base.metadata,
+        target_metadata=metadata,
         version_table=VERSION_TABLE,
         render_as_batch=True,
         transactional_ddl=True,

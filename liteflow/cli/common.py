@@ -177,8 +177,8 @@ def failed_tasks_of(history: History, runs: Iterable[DagRun]) -> dict[int, int]:
     from liteflow.states import RunState
     from liteflow.storage.summaries import failed_tasks
 
-    with history.read() as session:
-        return failed_tasks(session, [run.pk for run in runs if run.state is RunState.SUCCESS])
+    with history.read() as connection:
+        return failed_tasks(connection, [run.pk for run in runs if run.state is RunState.SUCCESS])
 
 
 _INSTANCE = re.compile(r"(?P<task_id>.+)\[(?P<map_index>\d{1,9})(?: .*)?\]", re.DOTALL)

@@ -133,10 +133,10 @@ def show_command(run: str, show_all: bool, db_path: str | None, as_json: bool) -
     from liteflow.storage.summaries import listed_instances, listed_tries, task_summaries
 
     most = None if show_all else MOST_INSTANCES
-    with found.history.read() as session:
-        summaries = task_summaries(session, found.pk)
-        instances = listed_instances(session, found.pk, most=most, most_failed=MOST_FAILED)
-        tries = listed_tries(session, found.pk, most=most)
+    with found.history.read() as connection:
+        summaries = task_summaries(connection, found.pk)
+        instances = listed_instances(connection, found.pk, most=most, most_failed=MOST_FAILED)
+        tries = listed_tries(connection, found.pk, most=most)
     failed = sum(TaskInstanceState.FAILED in summary.counts for summary in summaries)
     state = state_text(found, failed)
     echo(f"{found.dag_id}/{found.run_id}  {state}  {took(found.duration)}")
@@ -353,8 +353,8 @@ def visualize_command(identifier: str, direction: str, db_path: str | None) -> N
     from liteflow.visualize.mermaid import MOST_CHARACTERS, MOST_EDGES
 
     run = open_history(db_path).find_run(identifier)
-    with run.history.read() as session:
-        summaries = task_summaries(session, run.pk)
+    with run.history.read() as connection:
+        summaries = task_summaries(connection, run.pk)
     nodes = [
         Node(
             summary.task_id,

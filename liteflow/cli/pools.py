@@ -39,8 +39,8 @@ def list_command(db_path: str | None, as_json: bool) -> None:
 
     history = open_history(db_path)
     path = history.database.path
-    with history.read() as session:
-        found = [checked(pool) for pool in list_pools(session, lambda owner: is_alive(path, owner))]
+    with history.read() as connection:
+        found = [checked(pool) for pool in list_pools(connection, lambda owner: is_alive(path, owner))]
     if as_json:
         print_json([pool._asdict() for pool in found])
         return
@@ -65,8 +65,8 @@ def set_command(name: str, slots: int, description: str | None, db_path: str | N
     from liteflow.storage.pools import set_pool
     from liteflow.storage.schema import open_database
 
-    with open_database(db_path, create=True, pooled=False).write(durable=True) as session:
-        set_pool(session, name, slots, description)
+    with open_database(db_path, create=True, pooled=False).write(durable=True) as connection:
+        set_pool(connection, name, slots, description)
     echo(f"pool {name} has {slots} slot{'' if slots == 1 else 's'}", err=True)
 
 
@@ -81,9 +81,9 @@ def delete_command(name: str, db_path: str | None) -> None:
     from liteflow.storage.pools import delete_pool, list_pools
 
     database = open_history(db_path).database
-    with database.write(durable=True) as session:
-        if not delete_pool(session, name):
-            known = [pool.name for pool in list_pools(session)]
+    with database.write(durable=True) as connection:
+        if not delete_pool(connection, name):
+            known = [pool.name for pool in list_pools(connection)]
             raise NotFoundError(
                 f"{database.path}: no pool {name!r}{did_you_mean(name, known)}. See: liteflow pools list"
                 f"{db_hint(database.path)}",

@@ -35,7 +35,7 @@ from liteflow.storage.values import pull_xcoms
 from liteflow.storage.xcoms import encode
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from sqlalchemy import Connection
 
     from liteflow.execution.active import ActiveRun, Stored
     from liteflow.execution.pools import PoolGuard
@@ -233,10 +233,10 @@ class Loop:
         """Answer what running tasks want to know of others."""
         if not events.questions:
             return
-        with self._database.read() as session:
+        with self._database.read() as connection:
             for job, number, (_, dag_id, run_id, task_ids, key, map_indexes, prior) in events.questions:
                 rows = pull_xcoms(
-                    session,
+                    connection,
                     dag_id=dag_id,
                     run_id=run_id,
                     task_ids=task_ids,
@@ -469,10 +469,10 @@ class Loop:
         if version == self._seen_version:
             return
         self._seen_version = version
-        with self._database.read() as session:
-            wanted = recording.cancel_requested(session, self._executor_pk)
-            tasks = recording.cancelled_instances(session, self._executor_pk)
-            owned = recording.owned_runs(session, self._executor_pk)
+        with self._database.read() as connection:
+            wanted = recording.cancel_requested(connection, self._executor_pk)
+            tasks = recording.cancelled_instances(connection, self._executor_pk)
+            owned = recording.owned_runs(connection, self._executor_pk)
         begun = {run.pk for run in turn.begun}
         lost = [run for run in self.runs.values() if run.pk not in owned and run.pk not in begun]
         if lost:
@@ -489,8 +489,8 @@ class Loop:
         waiting = [(run, task) for run in self.runs.values() for task in run.core.past_wanted()]
         if not waiting:
             return
-        with self._database.read() as session:
-            found = [(run, task, past_of(session, self._database.path, run, task)) for run, task in waiting]
+        with self._database.read() as connection:
+            found = [(run, task, past_of(connection, self._database.path, run, task)) for run, task in waiting]
         for run, task, past in found:
             if past.is_known:
                 self._apply(run, run.core.past_known(task, past.error), turn)
@@ -568,12 +568,12 @@ class Loop:
         durable = bool(turn.over) or any(run.dag.durability == "full" for run in self.runs.values())
         if durable:
             self._database.refuse_other_file()
-        with self._database.write(durable=durable) as session:
-            lost = self._lost_runs(session, turn)
+        with self._database.write(durable=durable) as connection:
+            lost = self._lost_runs(connection, turn)
             if lost:
                 self._drop(lost, turn)
-            due = recorder.record(session, turn, self._executor_pk, self._pools, self.runs.values())
-            stored = self._stored_inputs(session, turn)
+            due = recorder.record(connection, turn, self._executor_pk, self._pools, self.runs.values())
+            stored = self._stored_inputs(connection, turn)
             jobs = [(claim.vacancy, self._make_try(claim, stored)) for claim in turn.claims]
         self._chooser.callbacks += [self._make_callback(one, key) for one, key in zip(turn.callbacks, due, strict=True)]
         return jobs
@@ -588,10 +588,10 @@ class Loop:
         self._calling[job.number] = job
         return job
 
-    def _lost_runs(self, session: Session, turn: Turn) -> list[ActiveRun]:
+    def _lost_runs(self, connection: Connection, turn: Turn) -> list[ActiveRun]:
         """Runs that are no longer ours: taken over by another service, deleted, or cancelled before they began."""
-        lost = [run for run in turn.begun if not recording.own_run(session, run.pk, self._executor_pk, clock_us())]
-        owned = recording.owned_runs(session, self._executor_pk)
+        lost = [run for run in turn.begun if not recording.own_run(connection, run.pk, self._executor_pk, clock_us())]
+        owned = recording.owned_runs(connection, self._executor_pk)
         return lost + [run for run in self.runs.values() if run.pk not in owned and run not in lost]
 
     def _drop(self, lost: list[ActiveRun], turn: Turn) -> None:
@@ -616,9 +616,9 @@ class Loop:
         if run in self._chooser.order:
             self._chooser.order.remove(run)
 
-    def _stored_inputs(self, session: Session, turn: Turn) -> Stored:
+    def _stored_inputs(self, connection: Connection, turn: Turn) -> Stored:
         missing = {pk for claim in turn.claims for pk in claim.run.missing_values(claim.index)}
-        return recording.fetch_xcoms(session, missing) if missing else {}
+        return recording.fetch_xcoms(connection, missing) if missing else {}
 
     # Stopping
 

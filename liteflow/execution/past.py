@@ -13,7 +13,7 @@ from liteflow.states import TaskInstanceState
 from liteflow.storage.past import previous_instances, unsuccessful_downstream
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from sqlalchemy import Connection
 
     from liteflow.execution.active import ActiveRun
 
@@ -29,15 +29,15 @@ class Past(NamedTuple):
     """Why the task can never go."""
 
 
-def past_of(session: Session, db_path: str, run: ActiveRun, task: int) -> Past:
+def past_of(connection: Connection, db_path: str, run: ActiveRun, task: int) -> Past:
     """Ask for one task of one run."""
     spec = run.prepared.tasks[task]
-    before = previous_instances(session, run.pk, spec.task_id)
+    before = previous_instances(connection, run.pk, spec.task_id)
     if before is None or not before.instances:
         return Past(True)  # the first run, or the task is new
     bad = [(spec.task_id, map_index, state) for map_index, state in before.instances if state not in _WELL]
     if not bad and spec.options.wait_for_downstream:
-        bad = unsuccessful_downstream(session, before.run_pk, spec.task_id)
+        bad = unsuccessful_downstream(connection, before.run_pk, spec.task_id)
     if not bad:
         return Past(True)
     if not before.run_state.is_terminal and before.owner is not None and is_alive(db_path, before.owner):

@@ -15,7 +15,7 @@ from liteflow.execution.progress import db_hint
 from liteflow.storage import pools
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from sqlalchemy import Connection
 
     from liteflow.execution.prepared import PreparedDag
     from liteflow.execution.ready import Gate
@@ -42,9 +42,9 @@ class PoolGuard:
         wanted = {task.options.pool: task for task in prepared.tasks if task.options.pool is not None}
         if not wanted:
             return
-        with self._database.read() as session:
-            sizes = pools.pool_sizes(session, [name for name in wanted if name is not None])
-            known = [pool.name for pool in pools.list_pools(session)] if len(sizes) < len(wanted) else []
+        with self._database.read() as connection:
+            sizes = pools.pool_sizes(connection, [name for name in wanted if name is not None])
+            known = [pool.name for pool in pools.list_pools(connection)] if len(sizes) < len(wanted) else []
         for task in prepared.tasks:
             name = task.options.pool
             if name is None:
@@ -81,13 +81,13 @@ class PoolGuard:
         """Something was written by others: what is remembered may be too little."""
         self._free.clear()
 
-    def refuse_excess(self, session: Session, turn: Turn) -> None:
+    def refuse_excess(self, connection: Connection, turn: Turn) -> None:
         """Take claims for which a pool has no room out of the turn, and put them back into their queues."""
         gates = [claim.run.ready.gate_of(claim.index) for claim in turn.claims]
         names = {gate.pool for gate in gates if gate.pool is not None}
         if not names:
             return
-        free = self._count(session, names)
+        free = self._count(connection, names)
         kept = []
         for claim, gate in zip(turn.claims, gates, strict=True):
             if gate.pool is None or free[gate.pool] >= gate.pool_slots:
@@ -101,13 +101,13 @@ class PoolGuard:
         turn.claims = kept
         self._free.update(free)
 
-    def _count(self, session: Session, names: set[str]) -> dict[str, int]:
+    def _count(self, connection: Connection, names: set[str]) -> dict[str, int]:
         """The slots that are free now. Claims of executors that are gone do not count."""
         taken: Counter[str] = Counter()
-        for claim in pools.claimed_elsewhere(session, names, NOBODY):
+        for claim in pools.claimed_elsewhere(connection, names, NOBODY):
             if self._lives(claim.owner):
                 taken[claim.pool] += claim.slots
-        sizes = pools.pool_sizes(session, names)
+        sizes = pools.pool_sizes(connection, names)
         return {name: sizes.get(name, 0) - taken[name] for name in names}
 
     def _lives(self, owner: Owner) -> bool:

@@ -12,7 +12,7 @@ from liteflow.states import TaskInstanceState
 from liteflow.storage import callbacks, recording
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from sqlalchemy import Connection
 
     from liteflow.execution.active import ActiveRun
     from liteflow.execution.pools import PoolGuard
@@ -42,20 +42,22 @@ def task_facts(prepared: PreparedDag, number: int) -> recording.TaskFacts:
     )
 
 
-def record(session: Session, turn: Turn, executor_pk: int, guard: PoolGuard, living: Iterable[ActiveRun]) -> list[int]:
+def record(
+    connection: Connection, turn: Turn, executor_pk: int, guard: PoolGuard, living: Iterable[ActiveRun]
+) -> list[int]:
     """Record everything that the turn holds; returns the keys of the callbacks that are due from now on.
 
     Tries that were taken over are taken out of `turn.ended`, claims beyond a pool's slots out of `turn.claims`.
     `living` are the runs that the service drives: lines of others are kept only if they were not deleted.
     """
     now_us = clock_us()
-    _record_tries(session, turn, executor_pk, now_us)
-    _record_lines(session, turn, {run.pk for run in living})
-    _record_expansions(session, turn)
-    guard.refuse_excess(session, turn)
+    _record_tries(connection, turn, executor_pk, now_us)
+    _record_lines(connection, turn, {run.pk for run in living})
+    _record_expansions(connection, turn)
+    guard.refuse_excess(connection, turn)
     claimed = {(claim.run.pk, claim.index) for claim in turn.claims}
     recording.record_changes(
-        session,
+        connection,
         [
             (run.pks[change.index], change.state, change.reason)
             for run, change in turn.changes
@@ -65,22 +67,22 @@ def record(session: Session, turn: Turn, executor_pk: int, guard: PoolGuard, liv
         now_us,
     )
     recording.record_errors(
-        session, [(run.pks[change.index], change.error) for run, change in turn.changes if change.error is not None]
+        connection, [(run.pks[change.index], change.error) for run, change in turn.changes if change.error is not None]
     )
-    recording.claim(session, [_row_of(claim) for claim in turn.claims if not claim.resumed], executor_pk)
-    recording.reclaim(session, [_row_of(claim) for claim in turn.claims if claim.resumed], executor_pk)
+    recording.claim(connection, [_row_of(claim) for claim in turn.claims if not claim.resumed], executor_pk)
+    recording.reclaim(connection, [_row_of(claim) for claim in turn.claims if claim.resumed], executor_pk)
     due = callbacks.store_callbacks(
-        session,
+        connection,
         [
             callbacks.CallbackFacts(one.run.pk, one.kind, one.run.pks[one.index], one.try_number, one.number)
             for one in turn.callbacks
         ],
         now_us,
     )
-    callbacks.delete_callbacks(session, turn.called)
-    recording.note_cancelled(session, [run.pk for run in turn.cancelled], now_us)
+    callbacks.delete_callbacks(connection, turn.called)
+    recording.note_cancelled(connection, [run.pk for run in turn.cancelled], now_us)
     for run in turn.over:
-        recording.end_run(session, run.pk, *run.core.outcome(), now_us)
+        recording.end_run(connection, run.pk, *run.core.outcome(), now_us)
     return due
 
 
@@ -88,10 +90,10 @@ def _row_of(claim: Claim) -> tuple[int, int]:
     return claim.run.pks[claim.index], claim.run.core.try_numbers[claim.index]
 
 
-def _record_tries(session: Session, turn: Turn, executor_pk: int, now_us: int) -> None:
+def _record_tries(connection: Connection, turn: Turn, executor_pk: int, now_us: int) -> None:
     over = {id(job) for job, _, _ in turn.ended} if turn.started else ()
     recording.record_started(
-        session,
+        connection,
         [
             (job.run.pks[job.index], job.try_number, job.started_us or now_us)
             for job in turn.started
@@ -99,11 +101,11 @@ def _record_tries(session: Session, turn: Turn, executor_pk: int, now_us: int) -
         ],
         executor_pk,
     )
-    lost = recording.record_ended(session, [_ended_row(*one, now_us) for one in turn.ended], executor_pk)
+    lost = recording.record_ended(connection, [_ended_row(*one, now_us) for one in turn.ended], executor_pk)
     if lost:
         turn.ended = [one for one in turn.ended if one[0].run.pks[one[0].index] not in lost]
     recording.store_xcoms(
-        session,
+        connection,
         [
             (job.run.pks[job.index], *xcom)
             for job, outcome, change in turn.ended
@@ -128,19 +130,19 @@ def _ended_row(job: Job, outcome: Outcome, change: Change, now_us: int) -> recor
     )
 
 
-def _record_lines(session: Session, turn: Turn, living: set[int]) -> None:
+def _record_lines(connection: Connection, turn: Turn, living: set[int]) -> None:
     """The lines, without those of runs that were deleted since: something left running may still write."""
     late = {job.run.pk for job, _ in turn.lines} - living
-    gone = late - recording.existing_runs(session, late) if late else set()
+    gone = late - recording.existing_runs(connection, late) if late else set()
     lines = turn.lines if not gone else [one for one in turn.lines if one[0].run.pk not in gone]
-    recording.store_logs(session, [(job.run.pks[job.index], job.try_number, *line) for job, line in lines])
+    recording.store_logs(connection, [(job.run.pks[job.index], job.try_number, *line) for job, line in lines])
 
 
-def _record_expansions(session: Session, turn: Turn) -> None:
+def _record_expansions(connection: Connection, turn: Turn) -> None:
     """Rows of tasks whose number of instances is known now: before anything that changes these rows."""
     for run, expansion in turn.expansions:
         pks = [
-            recording.expand_instance(session, run.pk, run.pks[task], task_facts(run.prepared, task), expansion.size)
+            recording.expand_instance(connection, run.pk, run.pks[task], task_facts(run.prepared, task), expansion.size)
             for task in expansion.tasks
         ]
         run.add_instances(expansion, pks)

@@ -28,14 +28,14 @@ from liteflow.scheduling.reopening import Stood, to_reopen
 from liteflow.scheduling.skips import DECISION_KEY, skipped_by
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage import callbacks, recording, recovery
-from liteflow.storage.models import to_microseconds
 from liteflow.storage.recovery import RecordedInstance, RecordedRun
+from liteflow.storage.tables import to_microseconds
 from liteflow.storage.xcoms import ITEMS, EncodedItems
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy.orm import Session
+    from sqlalchemy import Connection
 
     from liteflow.execution.prepared import PreparedDag
     from liteflow.storage.engine import Database
@@ -90,8 +90,8 @@ class Recoverer:
         """The runs of these dags (by dag id and structure digest) that nobody drives any more, oldest first."""
         if not digests:
             return []
-        with self._database.read() as session:
-            found = recovery.unfinished_runs_of_others(session, self._executor_pk, {digest for _, digest in digests})
+        with self._database.read() as connection:
+            found = recovery.unfinished_runs_of_others(connection, self._executor_pk, {digest for _, digest in digests})
         return [
             (digests[run.dag_id, run.structure_digest], run)
             for run in found
@@ -130,12 +130,12 @@ class Recoverer:
         is_robbed = owner is not None and self._is_to_be_robbed(run, owner, force)
         if owner is not None and not is_robbed:
             self._end_tries_of(run, owner)
-        with self._database.write(durable=True) as session:
-            changes = self._changes(session, prepared, run, accept_changes)
-            if not recovery.take_over(session, run, self._executor_pk, clock_us()):
+        with self._database.write(durable=True) as connection:
+            changes = self._changes(connection, prepared, run, accept_changes)
+            if not recovery.take_over(connection, run, self._executor_pk, clock_us()):
                 return None
             given_up = recovery.put_back(
-                session,
+                connection,
                 clock_us(),
                 run_pk=run.pk,
                 reason=EndReason.LOST if is_robbed else EndReason.CRASHED,
@@ -143,10 +143,10 @@ class Recoverer:
                 max_crashes=None if is_robbed else prepared.dag.max_crashes,
             )
             if changes:
-                _accept(session, prepared, run.pk, changes)
+                _accept(connection, prepared, run.pk, changes)
             if run.state is RunState.FAILED:
-                _reopen(session, prepared, run)
-            taken = _rebuild(session, prepared, run, listener, given_up)
+                _reopen(connection, prepared, run)
+            taken = _rebuild(connection, prepared, run, listener, given_up)
         if owner is not None and is_robbed:
             self._end_tries_of(run, owner)  # not before: it would record how these ended
         return taken
@@ -177,10 +177,10 @@ class Recoverer:
             )
 
     def _changes(
-        self, session: Session, prepared: PreparedDag, run: RecordedRun, accept_changes: bool
+        self, connection: Connection, prepared: PreparedDag, run: RecordedRun, accept_changes: bool
     ) -> Differences | None:
         """How the dag differs from what the run began with. Raises RunConflictError if that is not accepted."""
-        found = differences(prepared, recovery.instances_of(session, run.pk), run.structure_digest)
+        found = differences(prepared, recovery.instances_of(connection, run.pk), run.structure_digest)
         if not found:
             return None
         where = f"dag {run.dag_id!r} is not what run {run.run_id!r} began with"
@@ -197,23 +197,23 @@ class Recoverer:
 # Changing what is recorded
 
 
-def _accept(session: Session, prepared: PreparedDag, run_pk: int, changes: Differences) -> None:
-    recovery.remove(session, changes.removed_pks)
-    recovery.add(session, run_pk, [task_facts(prepared, prepared.number_of[task_id]) for task_id in changes.added])
+def _accept(connection: Connection, prepared: PreparedDag, run_pk: int, changes: Differences) -> None:
+    recovery.remove(connection, changes.removed_pks)
+    recovery.add(connection, run_pk, [task_facts(prepared, prepared.number_of[task_id]) for task_id in changes.added])
     for task_id, more in changes.longer.items():
-        recording.add_instances(session, run_pk, task_facts(prepared, prepared.number_of[task_id]), more)
+        recording.add_instances(connection, run_pk, task_facts(prepared, prepared.number_of[task_id]), more)
     tasks = {
         task.task_id: (list(task.upstream_task_ids), task.options.trigger_rule.value)
         for task in prepared.tasks
         if task.task_id in changes.rewired
     }
-    recovery.rewire(session, run_pk, tasks, prepared.digest)
+    recovery.rewire(connection, run_pk, tasks, prepared.digest)
 
 
-def _reopen(session: Session, prepared: PreparedDag, run: RecordedRun) -> None:
+def _reopen(connection: Connection, prepared: PreparedDag, run: RecordedRun) -> None:
     """Open what failed or was ended early, and what follows from that."""
-    recovery.forget_cancel(session, run.pk)
-    instances = _known(prepared, recovery.instances_of(session, run.pk))
+    recovery.forget_cancel(connection, run.pk)
+    instances = _known(prepared, recovery.instances_of(connection, run.pk))
     stood = [
         Stood(prepared.number_of[one.task_id], one.map_index, one.state, one.end_reason, one.try_number > 0)
         for one in instances
@@ -237,14 +237,14 @@ def _reopen(session: Session, prepared: PreparedDag, run: RecordedRun) -> None:
         for task in prepared.units[number].tasks:
             pks = [instances[position].pk for position in expanded if stood[position].task == task]
             if pks:
-                recovery.collapse(session, pks)
-    recording.reopen(session, [instances[position].pk for position in sorted(opened - collapsed)])
-    _expand_stragglers(session, prepared, run.pk)
+                recovery.collapse(connection, pks)
+    recording.reopen(connection, [instances[position].pk for position in sorted(opened - collapsed)])
+    _expand_stragglers(connection, prepared, run.pk)
 
 
-def _expand_stragglers(session: Session, prepared: PreparedDag, run_pk: int) -> None:
+def _expand_stragglers(connection: Connection, prepared: PreparedDag, run_pk: int) -> None:
     """A task that was decided before its unit was expanded, and is open now, gets as many instances as the others."""
-    rows = _known(prepared, recovery.instances_of(session, run_pk))
+    rows = _known(prepared, recovery.instances_of(connection, run_pk))
     sizes: dict[int, int] = {}
     for one in rows:
         unit = prepared.unit_of[prepared.number_of[one.task_id]]
@@ -255,7 +255,7 @@ def _expand_stragglers(session: Session, prepared: PreparedDag, run_pk: int) -> 
         unit = prepared.unit_of[number]
         if unit in sizes and one.map_index < 0 and one.state is _S.PENDING:
             assert unit is not None
-            recording.expand_instance(session, run_pk, one.pk, task_facts(prepared, number), sizes[unit])
+            recording.expand_instance(connection, run_pk, one.pk, task_facts(prepared, number), sizes[unit])
 
 
 def _known(prepared: PreparedDag, instances: Sequence[RecordedInstance]) -> list[RecordedInstance]:
@@ -276,10 +276,10 @@ def _known(prepared: PreparedDag, instances: Sequence[RecordedInstance]) -> list
 
 
 def _rebuild(
-    session: Session, prepared: PreparedDag, run: RecordedRun, listener: Listener | None, given_up: set[int]
+    connection: Connection, prepared: PreparedDag, run: RecordedRun, listener: Listener | None, given_up: set[int]
 ) -> TakenUp:
     """The run as it is recorded now, in memory."""
-    instances = _known(prepared, recovery.instances_of(session, run.pk))
+    instances = _known(prepared, recovery.instances_of(connection, run.pk))
     active = ActiveRun(
         prepared,
         pk=run.pk,
@@ -307,7 +307,7 @@ def _rebuild(
     index_of = {one.pk: active.index_of(one.task_id, one.map_index) for one in instances}
     active.restored(index_of)
     taken = TakenUp(active, given_up=[index_of[pk] for pk in sorted(given_up) if pk in index_of])
-    crashed = recovery.ever_crashed(session, run.pk)
+    crashed = recovery.ever_crashed(connection, run.pk)
     now_us = clock_us()
     for one in sorted(instances, key=lambda one: (_us(one.ended_at), one.pk)):
         index = index_of[one.pk]
@@ -320,9 +320,9 @@ def _rebuild(
             active.looks[index] = one.reschedules + 1
         if one.state in (_S.UP_FOR_RETRY, _S.UP_FOR_RESCHEDULE):
             taken.delays_s.append((index, max(0.0, (_us(one.due_at) - now_us) / 1e6)))
-    taken.decided = _decisions(session, prepared, instances, index_of)
-    _load_items(session, active)
-    taken.due = _due_callbacks(session, active, {one.pk: one for one in instances}, index_of)
+    taken.decided = _decisions(connection, prepared, instances, index_of)
+    _load_items(connection, active)
+    taken.due = _due_callbacks(connection, active, {one.pk: one for one in instances}, index_of)
     return taken
 
 
@@ -337,7 +337,7 @@ def _ending(run: RecordedRun, instances: Sequence[RecordedInstance]) -> EndReaso
 
 
 def _decisions(
-    session: Session, prepared: PreparedDag, instances: Sequence[RecordedInstance], index_of: dict[int, int]
+    connection: Connection, prepared: PreparedDag, instances: Sequence[RecordedInstance], index_of: dict[int, int]
 ) -> list[tuple[int, Sequence[int]]]:
     """What branches and short circuits decided, from the XComs in which that is kept."""
     deciders = {
@@ -346,7 +346,7 @@ def _decisions(
         if one.state is _S.SUCCESS and prepared.tasks[prepared.number_of[one.task_id]].kind in (BRANCH, SHORT_CIRCUIT)
     }
     found: list[tuple[int, Sequence[int]]] = []
-    for (pk, _), (_, data) in recovery.xcoms_of(session, list(deciders), [DECISION_KEY]).items():
+    for (pk, _), (_, data) in recovery.xcoms_of(connection, list(deciders), [DECISION_KEY]).items():
         task, value = deciders[pk], json.loads(data)
         if task.kind == BRANCH:
             known = [name for name in value["followed"] if name in task.dag.task_dict or name in task.dag.task_groups]
@@ -358,7 +358,7 @@ def _decisions(
     return found
 
 
-def _load_items(session: Session, active: ActiveRun) -> None:
+def _load_items(connection: Connection, active: ActiveRun) -> None:
     """The lists over which tasks are mapped that have not ended."""
     prepared, core = active.prepared, active.core
     wanted: dict[tuple[int, str], tuple[int, str]] = {}
@@ -371,7 +371,7 @@ def _load_items(session: Session, active: ActiveRun) -> None:
             source = prepared.number_of[leaf.task_id]
             if not core.is_expanded(source) and core.states[source] is _S.SUCCESS:
                 wanted[active.pks[source], leaf.key] = (source, leaf.key)
-    found = recovery.xcoms_of(session, list({pk for pk, _ in wanted}), list({key for _, key in wanted}))
+    found = recovery.xcoms_of(connection, list({pk for pk, _ in wanted}), list({key for _, key in wanted}))
     for place, (source, key) in wanted.items():
         encoding, data = found.get(place, ("none", b""))
         if encoding != ITEMS:
@@ -384,11 +384,11 @@ def _load_items(session: Session, active: ActiveRun) -> None:
 
 
 def _due_callbacks(
-    session: Session, active: ActiveRun, instances: dict[int, RecordedInstance], index_of: dict[int, int]
+    connection: Connection, active: ActiveRun, instances: dict[int, RecordedInstance], index_of: dict[int, int]
 ) -> list[tuple[int, DueCallback]]:
     """The callbacks that had not ended; those of functions that are gone are forgotten."""
     found, gone = [], []
-    for one in callbacks.due_callbacks(session, active.pk):
+    for one in callbacks.due_callbacks(connection, active.pk):
         index = index_of.get(one.task_instance_pk or 0)
         task = -1 if one.kind.startswith("dag_") else active.core.task_of[index] if index is not None else -2
         if index is None or one.position >= len(active.prepared.callbacks.get((task, one.kind), ())):
@@ -400,7 +400,7 @@ def _due_callbacks(
         state = _STATE_OF_KIND.get(one.kind, "")
         number = one.try_number or 0
         found.append((one.id, DueCallback(active, index, one.kind, one.position, number, state, reason, None)))
-    callbacks.delete_callbacks(session, gone)
+    callbacks.delete_callbacks(connection, gone)
     return found
 
 

@@ -159,12 +159,12 @@ class ExecutorService:
             ) from error
         assert self._engine is not None
         self._engine.hold_locks(str(lock_directory(self._database.path)), token)
-        with self._database.write() as session:
+        with self._database.write() as connection:
             self._executor_pk = recording.record_executor(
-                session, token, socket.gethostname(), start_time_of(os.getpid()), clock_us()
+                connection, token, socket.gethostname(), start_time_of(os.getpid()), clock_us()
             )
             for name, slots in self._wanted_pools.items():
-                pools.set_pool(session, name, slots)
+                pools.set_pool(connection, name, slots)
         self._pools = PoolGuard(self._database)
         self._recoverer = Recoverer(self._database, self._executor_pk)
         recover = self._take_up_interrupted if self._recovers else None
@@ -332,12 +332,12 @@ class ExecutorService:
         assert self._database is not None
         dag = prepared.dag
         now_us = clock_us()
-        with self._database.write(durable=True) as session:
-            existing = recording.find_existing_run(session, dag.dag_id, run_id)
+        with self._database.write(durable=True) as connection:
+            existing = recording.find_existing_run(connection, dag.dag_id, run_id)
             if existing is None:
-                dag_pk = recording.record_dag(session, dag_facts(dag, prepared.digest), now_us)
+                dag_pk = recording.record_dag(connection, dag_facts(dag, prepared.digest), now_us)
                 pk, pks = recording.create_run(
-                    session,
+                    connection,
                     dag_pk,
                     run_id=run_id,
                     logical_date=moment,
@@ -358,8 +358,8 @@ class ExecutorService:
         from liteflow.storage import recovery
 
         assert self._database is not None
-        with self._database.read() as session:
-            found = recovery.find_run(session, dag.dag_id, run_id)
+        with self._database.read() as connection:
+            found = recovery.find_run(connection, dag.dag_id, run_id)
         if found is None:
             raise NotFoundError(
                 f"{self._database.path}: no run {run_id!r} of dag {dag.dag_id!r}. See: liteflow runs", identifier=run_id
@@ -441,15 +441,15 @@ class ExecutorService:
         assert self._loop is not None
         try:
             if self._loop.broken is None:  # else its lock alone says that it is gone, as of one that was killed
-                with self._database.write() as session:
+                with self._database.write() as connection:
                     recovery.put_back(
-                        session,
+                        connection,
                         clock_us(),
                         executor_pk=self._executor_pk,
                         reason=EndReason.CANCELLED,
                         error="the executor service was stopped while it ran",
                     )
-                    recording.end_executor(session, self._executor_pk, clock_us())
+                    recording.end_executor(connection, self._executor_pk, clock_us())
         finally:
             if self._lock is not None:
                 self._lock.release()

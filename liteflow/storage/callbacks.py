@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import delete, insert, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, delete, insert, select
 
-from liteflow.storage.models import Callback
-from liteflow.storage.statements import in_groups, next_keys, table_of
+from liteflow.storage.statements import in_groups, next_keys
+from liteflow.storage.tables import CALLBACK
 
 
 class CallbackFacts(NamedTuple):
@@ -38,38 +37,35 @@ class DueCallback(NamedTuple):
     position: int
 
 
-def store_callbacks(session: Session, rows: Sequence[CallbackFacts], now_us: int) -> list[int]:
+def store_callbacks(connection: Connection, rows: Sequence[CallbackFacts], now_us: int) -> list[int]:
     """Callbacks that are due now; returns their ids, in the order of `rows`."""
     if not rows:
         return []
-    ids = list(next_keys(session, Callback, len(rows)))
-    session.execute(
-        insert(_CALLBACK),
+    ids = list(next_keys(connection, CALLBACK, len(rows)))
+    connection.execute(
+        insert(CALLBACK),
         [{"id": key, **row._asdict(), "created_at": now_us} for key, row in zip(ids, rows, strict=True)],
     )
     return ids
 
 
-def delete_callbacks(session: Session, ids: Sequence[int]) -> None:
+def delete_callbacks(connection: Connection, ids: Sequence[int]) -> None:
     """Callbacks that have ended, well or not. An id that is gone is no mistake."""
     for some in in_groups(ids):
-        session.execute(delete(_CALLBACK).where(_CALLBACK.c.id.in_(some)))
+        connection.execute(delete(CALLBACK).where(CALLBACK.c.id.in_(some)))
 
 
-def due_callbacks(session: Session, run_pk: int) -> list[DueCallback]:
+def due_callbacks(connection: Connection, run_pk: int) -> list[DueCallback]:
     """The callbacks of a run that have not ended, in the order in which they became due."""
-    rows = session.execute(
+    rows = connection.execute(
         select(
-            _CALLBACK.c.id,
-            _CALLBACK.c.kind,
-            _CALLBACK.c.task_instance_pk,
-            _CALLBACK.c.try_number,
-            _CALLBACK.c.position,
+            CALLBACK.c.id,
+            CALLBACK.c.kind,
+            CALLBACK.c.task_instance_pk,
+            CALLBACK.c.try_number,
+            CALLBACK.c.position,
         )
-        .where(_CALLBACK.c.run_pk == run_pk)
-        .order_by(_CALLBACK.c.id)
+        .where(CALLBACK.c.run_pk == run_pk)
+        .order_by(CALLBACK.c.id)
     )
     return [DueCallback(*row) for row in rows]
-
-
-_CALLBACK = table_of(Callback)

@@ -12,11 +12,10 @@ from enum import StrEnum
 from hashlib import sha256
 
 from sqlalchemy import Connection, RowMapping, exc, inspect, text
-from sqlalchemy.orm import Session
 
 from liteflow.states import TERMINAL, EndReason, RunState, TaskInstanceState, instance_name
-from liteflow.storage.models import Base
 from liteflow.storage.schema import open_database
+from liteflow.storage.tables import metadata
 
 MOST_OF_A_KIND = 20
 """How many rows of one kind are named; of the others their number is told."""
@@ -27,22 +26,20 @@ _S = TaskInstanceState
 def check(db_path: str | os.PathLike[str] | None = None) -> list[str]:
     """What is wrong with a database at head, a line each: damage, dangling rows, a schema that is not the models',
     and states that cannot be. Raises StorageError when it cannot be opened or read at all."""
-    with open_database(db_path, pooled=False).read() as session:
-        connection = session.connection()
+    with open_database(db_path, pooled=False).read() as connection:
         # Each needs what the one before it has found to be sound.
         damage = _damage(connection)
         if damage:
-            session.rollback()  # a COMMIT would read the schema, which may be what is damaged
+            connection.rollback()  # a COMMIT would read the schema, which may be what is damaged
             return damage
-        return _dangling(connection) + _differences(connection) or invariants(session)
+        return _dangling(connection) + _differences(connection) or invariants(connection)
 
 
-def invariants(session: Session) -> list[str]:
+def invariants(connection: Connection) -> list[str]:
     """What rows of the state tables say that cannot be, a line each with the ids; empty when all is well.
 
-    `session` is a read scope of a database at head. Runs that go on, and interrupted ones, are looked at as well.
+    `connection` is a read scope of a database at head. Runs that go on, and interrupted ones, are looked at as well.
     """
-    connection = session.connection()
     found: list[str] = []
     for what, condition in _RUN_RULES:
         found += _told(_run_line(row, what) for row in _rows(connection, _RUNS.format(condition)))
@@ -72,7 +69,7 @@ def _differences(connection: Connection) -> list[str]:
     inspector = inspect(connection)
     there = set(inspector.get_table_names())
     found = []
-    for table in Base.metadata.sorted_tables:
+    for table in metadata.sorted_tables:
         if table.name not in there:
             found.append(f"schema: table {table.name} is missing")
             continue

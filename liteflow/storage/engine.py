@@ -1,15 +1,15 @@
 """The database: one engine, and the two scopes through which everything reads and writes.
 
-`read()` and `write()` are the only places that open a session, and they are what commits. A function that works
-inside a scope takes `session` as its first argument and never commits. No scope may be open while user code runs,
+`read()` and `write()` are the only places that open a transaction, and they are what commits. A function that works
+inside a scope takes `connection` as its first argument and never commits. No scope may be open while user code runs,
 or while anything waits.
 
 SQLite's rules, each measured: the driver's own transactions are switched off and BEGIN is ours, `BEGIN IMMEDIATE`
 for a write scope, since a transaction that first reads and then writes would otherwise either claim a row twice or
 end with "database is locked" at once, whatever the timeout. Checkpoints are ours as well, see `checkpoints.py`.
 
-A scope is the driver's transaction, and its session works inside it; statements that are run for every task go past
-the session, see `statements.Prepared`. Such a scope costs 15 microseconds, one of the session's own a hundred.
+A scope is the driver's transaction, and its connection works inside it; statements that are run for every task go past
+SQLAlchemy, see `statements.Prepared`. Such a scope costs 15 microseconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from liteflow.errors import StorageError
@@ -78,33 +77,28 @@ def database_url(db_path: str | os.PathLike[str] | None) -> URL:
 
 
 DRIVER = "driver"
-"""Under which a session of a scope has the driver's connection, in its `info`."""
+"""Under which the connection of a scope has the driver's own, in its `info`."""
 
 
 class _Lease:
-    """A connection, and a session on it, while a scope has them."""
+    """A connection while a scope has it."""
 
     def __init__(self, connection: Connection, idle: deque[_Lease] | None) -> None:
         self.connection = connection
         self.idle = idle
         """Where it goes when its scope is left, as long as that is where the database's idle ones are."""
         self.driver: Any = connection.connection.driver_connection
-        self.session = self._new_session()
-
-    def _new_session(self) -> Session:
-        return Session(self.connection, expire_on_commit=False, info={DRIVER: self.driver})
+        connection.info[DRIVER] = self.driver
 
     def commit(self) -> None:
-        """Commit what was done on either way; a session that was used is not used again, with all that it knows."""
-        if self.session.in_transaction():
-            self.session.commit()
-            self.session.close()
-            self.session = self._new_session()
-        self.driver.commit()
+        """Commit what was done, by statements of SQLAlchemy or past them."""
+        if self.connection.in_transaction():
+            self.connection.commit()
+        else:
+            self.driver.commit()
 
     def close(self) -> None:
         """Roll back what is not committed, and close the connection."""
-        self.session.close()
         self.connection.close()
 
 
@@ -129,13 +123,13 @@ class Database:
         self._file: tuple[int, int] | None = None
 
     @contextmanager
-    def read(self) -> Iterator[Session]:
+    def read(self) -> Iterator[Connection]:
         """A scope that reads one consistent state. SQLite refuses anything that it tries to write."""
-        with self._session("BEGIN", "query_only=ON", "query_only=OFF") as session:
-            yield session
+        with self._scope("BEGIN", "query_only=ON", "query_only=OFF") as connection:
+            yield connection
 
     @contextmanager
-    def write(self, *, durable: bool = False) -> Iterator[Session]:
+    def write(self, *, durable: bool = False) -> Iterator[Connection]:
         """A scope that writes and commits when it is left without an error, and rolls back otherwise.
 
         With `durable` the commit is on the disk when the scope is left, and survives a power cut; without it it
@@ -147,14 +141,14 @@ class Database:
             refuse_network(self.path)
             self._may_write = True
         level = ("synchronous=FULL", "synchronous=NORMAL") if durable else ()
-        with self._session("BEGIN IMMEDIATE", *level) as session:
-            yield session
+        with self._scope("BEGIN IMMEDIATE", *level) as connection:
+            yield connection
         self._checkpoints.after_commit()
 
     @contextmanager
-    def _session(self, begin: str, during: str | None = None, after: str | None = None) -> Iterator[Session]:
-        """A session inside a transaction of the driver. The pragmas are for as long as it lasts: inside of one SQLite
-        ignores or refuses them."""
+    def _scope(self, begin: str, during: str | None = None, after: str | None = None) -> Iterator[Connection]:
+        """A connection inside a transaction of the driver. The pragmas are for as long as it lasts: inside of one
+        SQLite ignores or refuses them."""
         if os.getpid() != self._pid:
             raise StorageError(
                 f"{self.path}: opened by process {self._pid} and used in its forked child {os.getpid()}; "
@@ -168,7 +162,7 @@ class Database:
             if during is not None:
                 driver.execute(f"PRAGMA {during}")
             driver.execute(begin)
-            yield lease.session
+            yield lease.connection
             lease.commit()
             if after is not None:
                 driver.execute(f"PRAGMA {after}")

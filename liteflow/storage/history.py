@@ -1,6 +1,6 @@
 """What has happened, for reading: dags, runs, task instances, XComs and logs as plain values.
 
-An ORM object never leaves its session; what is handed out are frozen values that know where they came from. Listings
+What is handed out are frozen values that know where they came from. Listings
 read what they list and nothing more, and never decode an XCom.
 """
 
@@ -13,22 +13,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, exists, func, or_, select, type_coerce
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Connection, Row, delete, exists, func, or_, select, type_coerce
 from sqlalchemy.types import NullType
 
 from liteflow.authoring.ids import MAX_LENGTH, did_you_mean, shown
 from liteflow.errors import AmbiguousRunError, NotFoundError, XComDecodeError
 from liteflow.states import EndReason, RunState, TaskInstanceState
-from liteflow.storage import models
 from liteflow.storage.engine import Database, default_db_path
 from liteflow.storage.recording import end_unowned_run, request_cancel, request_cancel_of_task, text_for_database
 from liteflow.storage.schema import open_database
+from liteflow.storage.tables import DAG, DAG_RUN, EXECUTOR, LOG_RECORD, TASK_INSTANCE, TASK_TRY, XCOM
 from liteflow.storage.untrusted import checked, names, refusing_strange_values
 from liteflow.storage.values import task_values
 from liteflow.storage.xcoms import decode
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 MOST_CANDIDATES = 20
 """How many runs an ambiguous beginning of an id lists."""
@@ -79,12 +81,12 @@ class Owner:
 
 
 OWNER_COLUMNS = (
-    models.ExecutorRecord.id,
-    models.ExecutorRecord.token,
-    models.ExecutorRecord.host,
-    models.ExecutorRecord.pid,
-    models.ExecutorRecord.process_started_at,
-    models.ExecutorRecord.ended_at,
+    EXECUTOR.c.id,
+    EXECUTOR.c.token,
+    EXECUTOR.c.host,
+    EXECUTOR.c.pid,
+    EXECUTOR.c.process_started_at,
+    EXECUTOR.c.ended_at,
 )
 """What a statement selects to make an `Owner` of it."""
 
@@ -260,34 +262,34 @@ class History:
         self.database = database
 
     @contextmanager
-    def read(self) -> Iterator[Session]:
+    def read(self) -> Iterator[Connection]:
         """A read scope of the database in which what cannot be made of its rows becomes a StorageError."""
-        with refusing_strange_values(self.database.path), self.database.read() as session:
-            yield session
+        with refusing_strange_values(self.database.path), self.database.read() as connection:
+            yield connection
 
     # Dags
 
     def dag(self, dag_id: str) -> DagInfo:
         """One dag. Raises NotFoundError with the nearest id."""
-        with self.read() as session:
-            row = session.scalar(select(models.DagModel).where(models.DagModel.dag_id == text_for_database(dag_id)))
+        with self.read() as connection:
+            row = connection.execute(select(DAG).where(DAG.c.dag_id == text_for_database(dag_id))).one_or_none()
             if row is None:
-                known = list(session.scalars(select(models.DagModel.dag_id)))
+                known = list(connection.scalars(select(DAG.c.dag_id)))
                 raise NotFoundError(
                     f"{self.database.path}: no dag {_quoted(dag_id)} has run here{did_you_mean(dag_id, known)}",
                     identifier=dag_id,
                 )
-            return self._dag_info(session, row)
+            return self._dag_info(connection, row)
 
     def dags(self) -> list[DagInfo]:
         """All dags, by id."""
-        with self.read() as session:
-            rows = session.scalars(select(models.DagModel).order_by(models.DagModel.dag_id)).all()
-            return [self._dag_info(session, row) for row in rows]
+        with self.read() as connection:
+            rows = connection.execute(select(DAG).order_by(DAG.c.dag_id)).all()
+            return [self._dag_info(connection, row) for row in rows]
 
-    def _dag_info(self, session: Session, row: models.DagModel) -> DagInfo:
-        count = session.scalar(select(func.count()).select_from(models.DagRun).where(models.DagRun.dag_pk == row.id))
-        latest = self._select_runs(session, models.DagRun.dag_pk == row.id, limit=1)
+    def _dag_info(self, connection: Connection, row: Row[Any]) -> DagInfo:
+        count = connection.scalar(select(func.count()).select_from(DAG_RUN).where(DAG_RUN.c.dag_pk == row.id))
+        latest = self._select_runs(connection, DAG_RUN.c.dag_pk == row.id, limit=1)
         return checked(
             DagInfo(
                 row.dag_id,
@@ -306,16 +308,16 @@ class History:
         """Runs, newest first. Raises ValueError for a state that there is not."""
         conditions: list[Any] = []
         if dag_id is not None:
-            conditions.append(models.DagModel.dag_id == text_for_database(dag_id))
+            conditions.append(DAG.c.dag_id == text_for_database(dag_id))
         if state is not None:
-            conditions.append(models.DagRun.state == RunState(state))
-        with self.read() as session:
-            return self._select_runs(session, *conditions, limit=limit)
+            conditions.append(DAG_RUN.c.state == RunState(state))
+        with self.read() as connection:
+            return self._select_runs(connection, *conditions, limit=limit)
 
     def run(self, pk: int) -> DagRun:
         """The run of that key. Raises NotFoundError when it was deleted."""
-        with self.read() as session:
-            found = self._select_runs(session, models.DagRun.id == pk)
+        with self.read() as connection:
+            found = self._select_runs(connection, DAG_RUN.c.id == pk)
         if not found:
             raise NotFoundError(f"{self.database.path}: the run is not there any more", identifier=str(pk))
         return found[0]
@@ -328,37 +330,37 @@ class History:
         identifier = text_for_database(identifier)
         if not identifier.strip():
             raise NotFoundError("the name of the run is empty; name one of: liteflow runs", identifier=identifier)
-        with self.read() as session:
+        with self.read() as connection:
             dag_id, slash, run_id = identifier.partition("/")
             if slash:
                 found = self._select_runs(
-                    session, models.DagModel.dag_id == dag_id, models.DagRun.run_id == run_id
+                    connection, DAG.c.dag_id == dag_id, DAG_RUN.c.run_id == run_id
                 ) or self._select_runs(
-                    session,
-                    models.DagModel.dag_id == dag_id,
-                    models.DagRun.run_id.startswith(run_id, autoescape=True),
+                    connection,
+                    DAG.c.dag_id == dag_id,
+                    DAG_RUN.c.run_id.startswith(run_id, autoescape=True),
                     limit=MOST_CANDIDATES,
                 )
-                return self._only(identifier, found, session)
-            found = self._select_runs(session, models.DagRun.run_id == identifier)
+                return self._only(identifier, found, connection)
+            found = self._select_runs(connection, DAG_RUN.c.run_id == identifier)
             if found:
-                return self._only(identifier, found, session)
+                return self._only(identifier, found, connection)
             found = self._select_runs(
-                session, models.DagRun.run_id.startswith(identifier, autoescape=True), limit=MOST_CANDIDATES
+                connection, DAG_RUN.c.run_id.startswith(identifier, autoescape=True), limit=MOST_CANDIDATES
             )
-            is_dag = session.scalar(select(exists().where(models.DagModel.dag_id == identifier)))
+            is_dag = connection.scalar(select(exists().where(DAG.c.dag_id == identifier)))
             if found and not (is_dag and len(found) > 1):
-                return self._only(identifier, found, session)
-            latest = self._select_runs(session, models.DagModel.dag_id == identifier, limit=1)
+                return self._only(identifier, found, connection)
+            latest = self._select_runs(connection, DAG.c.dag_id == identifier, limit=1)
             if is_dag and not latest:
                 raise NotFoundError(
                     f"{self.database.path}: dag {_quoted(identifier)} has no run yet. Start one with: "
                     "liteflow run FILE",
                     identifier=identifier,
                 )
-            return self._only(identifier, latest, session)
+            return self._only(identifier, latest, connection)
 
-    def _only(self, identifier: str, found: Sequence[DagRun], session: Session) -> DagRun:
+    def _only(self, identifier: str, found: Sequence[DagRun], connection: Connection) -> DagRun:
         if len(found) == 1:
             return found[0]
         if found:
@@ -369,36 +371,32 @@ class History:
                 identifier=identifier,
                 candidates=candidates,
             )
-        known = [*session.scalars(select(models.DagModel.dag_id))]
-        known += session.scalars(select(models.DagRun.run_id).order_by(models.DagRun.id.desc()).limit(200))
+        known = [*connection.scalars(select(DAG.c.dag_id))]
+        known += connection.scalars(select(DAG_RUN.c.run_id).order_by(DAG_RUN.c.id.desc()).limit(200))
         raise NotFoundError(
             f"{self.database.path}: no run or dag {_quoted(identifier)}{did_you_mean(identifier, known)}. "
             "See: liteflow runs",
             identifier=identifier,
         )
 
-    def _select_runs(self, session: Session, *conditions: Any, limit: int | None = None) -> list[DagRun]:
-        run, executor = models.DagRun, models.ExecutorRecord
-        rows = session.execute(
-            select(run, models.DagModel.dag_id, executor)
-            .join(models.DagModel, models.DagModel.id == run.dag_pk)
-            .outerjoin(executor, executor.id == run.executor_pk)
+    def _select_runs(self, connection: Connection, *conditions: Any, limit: int | None = None) -> list[DagRun]:
+        run = DAG_RUN.c
+        rows = connection.execute(
+            select(DAG_RUN, DAG.c.dag_id, *OWNER_COLUMNS)
+            .join(DAG, DAG.c.id == run.dag_pk)
+            .outerjoin(EXECUTOR, EXECUTOR.c.id == run.executor_pk)
             .where(*conditions)
             .order_by(run.created_at.desc(), run.id.desc())
             .limit(limit)
         )
-        return [self._run_view(row, dag_id, owner) for row, dag_id, owner in rows]
+        return [self._run_view(row) for row in rows]
 
-    def _run_view(self, row: models.DagRun, dag_id: str, owner: models.ExecutorRecord | None) -> DagRun:
-        driver = (
-            None
-            if owner is None
-            else Owner(owner.id, owner.token, owner.host, owner.pid, owner.process_started_at, owner.ended_at)
-        )
+    def _run_view(self, row: Row[Any]) -> DagRun:
+        owner = row[-len(OWNER_COLUMNS) :]
         return checked(
             DagRun(
                 run_id=row.run_id,
-                dag_id=dag_id,
+                dag_id=row.dag_id,
                 state=row.state,
                 end_reason=row.end_reason,
                 logical_date=row.logical_date,
@@ -407,7 +405,7 @@ class History:
                 ended_at=row.ended_at,
                 params_json=row.params,
                 structure_digest=row.structure_digest,
-                owner=driver,
+                owner=None if owner[0] is None else Owner(*owner),
                 pk=row.id,
                 history=self,
             )
@@ -415,71 +413,71 @@ class History:
 
     def cancel(self, pk: int) -> RunState:
         """Ask for a run's end; returns the state that it has now."""
-        with self.database.write(durable=True) as session:
-            return request_cancel(session, pk, time.time_ns() // 1000)
+        with self.database.write(durable=True) as connection:
+            return request_cancel(connection, pk, time.time_ns() // 1000)
 
     def cancel_task(self, run: DagRun, task_id: str, map_index: int | None = None) -> int:
         """See `DagRun.cancel_task`."""
-        with self.database.write(durable=True) as session:
-            _instances_of(session, run, task_id, map_index)
-            return request_cancel_of_task(session, run.pk, task_id, map_index, time.time_ns() // 1000)
+        with self.database.write(durable=True) as connection:
+            _instances_of(connection, run, task_id, map_index)
+            return request_cancel_of_task(connection, run.pk, task_id, map_index, time.time_ns() // 1000)
 
     def end_interrupted(self, run: DagRun) -> bool:
         """End a run as cancelled whose owner is gone; False when somebody has taken it up.
 
         The caller has made sure that the owner is gone, and what it ran. No teardown runs, and no callback.
         """
-        with self.database.write(durable=True) as session:
+        with self.database.write(durable=True) as connection:
             owner_pk = run.owner.pk if run.owner is not None else None
-            return end_unowned_run(session, run.pk, owner_pk, time.time_ns() // 1000)
+            return end_unowned_run(connection, run.pk, owner_pk, time.time_ns() // 1000)
 
     def delete_run(self, pk: int) -> None:
         """Delete a run with its task instances, tries, XComs and logs. The caller has made sure that it is over."""
-        with self.database.write(durable=True) as session:
-            session.execute(delete(models.DagRun).where(models.DagRun.id == pk))
+        with self.database.write(durable=True) as connection:
+            connection.execute(delete(DAG_RUN).where(DAG_RUN.c.id == pk))
 
     def delete_dag(self, dag_id: str) -> None:
         """Delete a dag with all its runs. The caller has made sure that they are over."""
-        with self.database.write(durable=True) as session:
-            session.execute(delete(models.DagModel).where(models.DagModel.dag_id == dag_id))
+        with self.database.write(durable=True) as connection:
+            connection.execute(delete(DAG).where(DAG.c.dag_id == dag_id))
 
     # Within a run
 
     def task_instances(self, run_pk: int) -> list[TaskInstanceInfo]:
         """All task instances of a run, upstream before downstream, those of a mapped task by map index."""
-        ti = models.TaskInstance
-        with self.read() as session:
-            rows = session.scalars(select(ti).where(ti.run_pk == run_pk).order_by(*_task_order()))
+        ti = TASK_INSTANCE.c
+        with self.read() as connection:
+            rows = connection.execute(select(TASK_INSTANCE).where(ti.run_pk == run_pk).order_by(*_task_order()))
             return [_instance_view(row) for row in rows]
 
     def task_instance(self, run: DagRun, task_id: str, map_index: int = -1) -> TaskInstanceInfo:
         """One task instance. Raises NotFoundError with the nearest id."""
-        ti = models.TaskInstance
-        with self.read() as session:
-            row = session.scalar(
-                select(ti).where(
+        ti = TASK_INSTANCE.c
+        with self.read() as connection:
+            row = connection.execute(
+                select(TASK_INSTANCE).where(
                     ti.run_pk == run.pk, ti.task_id == text_for_database(task_id), ti.map_index == map_index
                 )
-            )
+            ).one_or_none()
             if row is None:
-                raise _no_instance(session, run, task_id, map_index)
+                raise _no_instance(connection, run, task_id, map_index)
             return _instance_view(row)
 
     def tries(self, run_pk: int) -> list[TryInfo]:
         """Superseded tries of a run, oldest first."""
-        old, ti = models.TaskTry, models.TaskInstance
-        with self.read() as session:
-            rows = session.execute(
-                select(ti.task_id, ti.map_index, old)
-                .join(ti, ti.id == old.task_instance_pk)
+        old, ti = TASK_TRY.c, TASK_INSTANCE.c
+        with self.read() as connection:
+            rows = connection.execute(
+                select(ti.task_id, ti.map_index, TASK_TRY)
+                .join(TASK_INSTANCE, ti.id == old.task_instance_pk)
                 .where(ti.run_pk == run_pk)
                 .order_by(old.id)
             )
             return [
                 checked(
                     TryInfo(
-                        task_id,
-                        map_index,
+                        row.task_id,
+                        row.map_index,
                         row.try_number,
                         row.state,
                         row.end_reason,
@@ -488,16 +486,16 @@ class History:
                         row.ended_at,
                     )
                 )
-                for task_id, map_index, row in rows
+                for row in rows
             ]
 
     def xcom(self, run: DagRun, task_id: str, key: str, map_index: int, *, raw: bool) -> Any:
         """See `DagRun.xcom`."""
         wanted = None if map_index == -1 else map_index
-        with self.read() as session:
-            found = task_values(session, run.pk, text_for_database(task_id), key, wanted)
+        with self.read() as connection:
+            found = task_values(connection, run.pk, text_for_database(task_id), key, wanted)
             if not found:
-                raise _no_instance(session, run, task_id, map_index)
+                raise _no_instance(connection, run, task_id, map_index)
         values = [
             data if raw or encoding is None or data is None else decode(encoding, data)
             for index, state, encoding, data in found
@@ -508,37 +506,37 @@ class History:
 
     def xcoms(self, run: DagRun, task_id: str | None = None, map_index: int | None = None) -> list[XComInfo]:
         """Every XCom of a run, of one of its tasks or of one instance, by task, map index and key."""
-        xcom, ti = models.XCom, models.TaskInstance
+        xcom, ti = XCOM.c, TASK_INSTANCE.c
         _check_map_index(task_id, map_index)
-        with self.read() as session:
-            rows = session.execute(
+        with self.read() as connection:
+            rows = connection.execute(
                 select(ti.task_id, ti.map_index, xcom.key, xcom.encoding, xcom.size_bytes, _as_it_is(xcom.value))
-                .join(ti, ti.id == xcom.task_instance_pk)
-                .where(*_instances_of(session, run, task_id, map_index))
+                .join(TASK_INSTANCE, ti.id == xcom.task_instance_pk)
+                .where(*_instances_of(connection, run, task_id, map_index))
                 .order_by(*_task_order(), xcom.key)
             )
             return [checked(XComInfo(*row)) for row in rows]
 
     def logs(self, run: DagRun, task_id: str | None = None, map_index: int | None = None) -> list[LogEntry]:
         """See `DagRun.logs`."""
-        log, ti = models.LogRecord, models.TaskInstance
+        log, ti = LOG_RECORD.c, TASK_INSTANCE.c
         _check_map_index(task_id, map_index)
-        with self.read() as session:
-            rows = session.execute(
+        with self.read() as connection:
+            rows = connection.execute(
                 select(ti.task_id, ti.map_index, log.try_number, log.at, log.level, log.logger, log.message)
-                .join(ti, ti.id == log.task_instance_pk)
-                .where(*_instances_of(session, run, task_id, map_index))
+                .join(TASK_INSTANCE, ti.id == log.task_instance_pk)
+                .where(*_instances_of(connection, run, task_id, map_index))
                 .order_by(log.id)
             )
             return [checked(LogEntry(*row)) for row in rows]
 
     def active_runs(self, dag_id: str) -> list[DagRun]:
         """Runs of a dag that are queued or running."""
-        with self.read() as session:
+        with self.read() as connection:
             return self._select_runs(
-                session,
-                models.DagModel.dag_id == text_for_database(dag_id),
-                or_(models.DagRun.state == RunState.QUEUED, models.DagRun.state == RunState.RUNNING),
+                connection,
+                DAG.c.dag_id == text_for_database(dag_id),
+                or_(DAG_RUN.c.state == RunState.QUEUED, DAG_RUN.c.state == RunState.RUNNING),
             )
 
 
@@ -556,13 +554,13 @@ def _task_order() -> tuple[Any, Any]:
 
     The place of a task is that of its first row: the rows of an expansion are added behind all others.
     """
-    ti, first = models.TaskInstance, aliased(models.TaskInstance)
+    ti, first = TASK_INSTANCE.c, TASK_INSTANCE.alias().c
     place = (
         select(first.id)
         .where(first.run_pk == ti.run_pk, first.task_id == ti.task_id)
         .order_by(first.map_index)
         .limit(1)
-        .correlate(ti)
+        .correlate(TASK_INSTANCE)
         .scalar_subquery()
     )
     return place, ti.map_index
@@ -573,32 +571,32 @@ def _check_map_index(task_id: str | None, map_index: int | None) -> None:
         raise ValueError(f"map_index={map_index} needs a task_id")
 
 
-def _instances_of(session: Session, run: DagRun, task_id: str | None, map_index: int | None = None) -> list[Any]:
+def _instances_of(connection: Connection, run: DagRun, task_id: str | None, map_index: int | None = None) -> list[Any]:
     """The conditions for a run's task instances, those of a task, or one. Raises NotFoundError if there is none."""
-    ti = models.TaskInstance
+    ti = TASK_INSTANCE.c
     conditions: list[Any] = [ti.run_pk == run.pk]
     if task_id is None:
         return conditions
     conditions.append(ti.task_id == text_for_database(task_id))
     if map_index is not None:
         conditions.append(ti.map_index == map_index)
-    if not session.scalar(select(exists().where(*conditions))):
-        raise _no_instance(session, run, task_id, -1 if map_index is None else map_index)
+    if not connection.scalar(select(exists().where(*conditions))):
+        raise _no_instance(connection, run, task_id, -1 if map_index is None else map_index)
     return conditions
 
 
-def _no_instance(session: Session, run: DagRun, task_id: str, map_index: int) -> NotFoundError:
+def _no_instance(connection: Connection, run: DagRun, task_id: str, map_index: int) -> NotFoundError:
     """The error that tells a task that is not there from a map index that it has not."""
-    ti = models.TaskInstance
+    ti = TASK_INSTANCE.c
     where = f"run {_quoted(run.run_id)} of dag {_quoted(run.dag_id)}"
     task = _quoted(task_id)
-    first, last = session.execute(
+    first, last = connection.execute(
         select(func.min(ti.map_index), func.max(ti.map_index)).where(
             ti.run_pk == run.pk, ti.task_id == text_for_database(task_id)
         )
     ).one()
     if first is None:
-        known = sorted(set(session.scalars(select(ti.task_id).where(ti.run_pk == run.pk))))
+        known = sorted(set(connection.scalars(select(ti.task_id).where(ti.run_pk == run.pk))))
         message = f"{where} has no task {task}{did_you_mean(task_id, known)}"
     elif first == -1:
         message = f"{where}: task {task} was not expanded; it has no map index {map_index}"
@@ -607,7 +605,7 @@ def _no_instance(session: Session, run: DagRun, task_id: str, map_index: int) ->
     return NotFoundError(message, identifier=task_id)
 
 
-def _instance_view(row: models.TaskInstance) -> TaskInstanceInfo:
+def _instance_view(row: Row[Any]) -> TaskInstanceInfo:
     return checked(
         TaskInstanceInfo(
             task_id=row.task_id,
@@ -638,10 +636,16 @@ def open_history(db_path: str | os.PathLike[str] | None = None) -> History:
 
 @contextmanager
 def read_session(db_path: str | os.PathLike[str] | None = None) -> Iterator[Session]:
-    """A read-only SQLAlchemy session over the models, for queries of one's own.
+    """A read-only SQLAlchemy session over the models of `liteflow.storage.models`, for queries of one's own.
 
-    with liteflow.read_session("etl.db") as session:
-        session.scalars(select(liteflow.storage.models.TaskInstance)...)
+    Raises StorageError when the database cannot be used. It sees one state of the database, for as long as it is open::
+
+        from liteflow.storage.models import TaskInstance
+
+        with liteflow.read_session("etl.db") as session:
+            session.scalars(select(TaskInstance).where(TaskInstance.state == "failed")).all()
     """
-    with open_database(db_path, pooled=False).read() as session:
+    from sqlalchemy.orm import Session  # nothing else here needs the ORM, and it takes long to import
+
+    with open_database(db_path, pooled=False).read() as connection, Session(connection) as session:
         yield session

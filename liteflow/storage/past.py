@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Connection, func, select
 
 from liteflow.states import RunState, TaskInstanceState
 from liteflow.storage.history import OWNER_COLUMNS, Owner
-from liteflow.storage.models import DagRun, ExecutorRecord, TaskInstance
+from liteflow.storage.tables import DAG_RUN, EXECUTOR, TASK_INSTANCE
 
 _S = TaskInstanceState
 
@@ -30,24 +29,24 @@ class PastTask(NamedTuple):
     """Map index and state, by map index; empty when the task was not in that run."""
 
 
-def previous_instances(session: Session, run_pk: int, task_id: str) -> PastTask | None:
+def previous_instances(connection: Connection, run_pk: int, task_id: str) -> PastTask | None:
     """The task's instances in the run before `run_pk`; None if there is no run before."""
-    this = aliased(DagRun)
-    run = session.execute(
-        select(DagRun.id, DagRun.run_id, DagRun.state, *OWNER_COLUMNS)
-        .join(this, (this.dag_pk == DagRun.dag_pk) & (DagRun.logical_date < this.logical_date))
-        .outerjoin(ExecutorRecord, ExecutorRecord.id == DagRun.executor_pk)
-        .where(this.id == run_pk)
-        .order_by(DagRun.logical_date.desc(), DagRun.id.desc())
+    this = DAG_RUN.alias()
+    run = connection.execute(
+        select(DAG_RUN.c.id, DAG_RUN.c.run_id, DAG_RUN.c.state, *OWNER_COLUMNS)
+        .join(this, (this.c.dag_pk == DAG_RUN.c.dag_pk) & (DAG_RUN.c.logical_date < this.c.logical_date))
+        .outerjoin(EXECUTOR, EXECUTOR.c.id == DAG_RUN.c.executor_pk)
+        .where(this.c.id == run_pk)
+        .order_by(DAG_RUN.c.logical_date.desc(), DAG_RUN.c.id.desc())
         .limit(1)
     ).one_or_none()
     if run is None:
         return None
     before, run_id, state = run[:3]
-    instances = session.execute(
-        select(TaskInstance.map_index, TaskInstance.state)
-        .where(TaskInstance.run_pk == before, TaskInstance.task_id == task_id)
-        .order_by(TaskInstance.map_index)
+    instances = connection.execute(
+        select(TASK_INSTANCE.c.map_index, TASK_INSTANCE.c.state)
+        .where(TASK_INSTANCE.c.run_pk == before, TASK_INSTANCE.c.task_id == task_id)
+        .order_by(TASK_INSTANCE.c.map_index)
     )
     return PastTask(
         before,
@@ -58,19 +57,21 @@ def previous_instances(session: Session, run_pk: int, task_id: str) -> PastTask 
     )
 
 
-def unsuccessful_downstream(session: Session, run_pk: int, task_id: str) -> list[tuple[str, int, TaskInstanceState]]:
+def unsuccessful_downstream(
+    connection: Connection, run_pk: int, task_id: str
+) -> list[tuple[str, int, TaskInstanceState]]:
     """Direct downstream task instances that are neither success nor skipped: task id, map index and state.
 
     `run_pk` is the run in which they are looked for, `PastTask.run_pk`. What was removed from the dag does not count.
     """
-    rows = session.execute(
-        select(TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state)
+    rows = connection.execute(
+        select(TASK_INSTANCE.c.task_id, TASK_INSTANCE.c.map_index, TASK_INSTANCE.c.state)
         .where(
-            TaskInstance.run_pk == run_pk,
-            TaskInstance.state.not_in([_S.SUCCESS, _S.SKIPPED, _S.REMOVED]),
+            TASK_INSTANCE.c.run_pk == run_pk,
+            TASK_INSTANCE.c.state.not_in([_S.SUCCESS, _S.SKIPPED, _S.REMOVED]),
             # A task id holds nothing that JSON would escape: with its quotes it is found only as an item of the list.
-            func.instr(TaskInstance.upstream, f'"{task_id}"') > 0,
+            func.instr(TASK_INSTANCE.c.upstream, f'"{task_id}"') > 0,
         )
-        .order_by(TaskInstance.id)
+        .order_by(TASK_INSTANCE.c.id)
     )
     return [(downstream, map_index, state) for downstream, map_index, state in rows]

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from sqlalchemy import delete, func, literal_column, select
+from sqlalchemy import Connection, delete, func, literal_column, select
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.orm import Session
 
 from liteflow.storage.history import OWNER_COLUMNS, Owner
-from liteflow.storage.models import ExecutorRecord, Pool, TaskInstance
 from liteflow.storage.recording import text_for_database
-from liteflow.storage.statements import changed, in_groups, table_of
+from liteflow.storage.statements import changed, in_groups
+from liteflow.storage.tables import EXECUTOR, POOL, TASK_INSTANCE
 
 
 class PoolInfo(NamedTuple):
@@ -37,7 +36,7 @@ class PoolClaim(NamedTuple):
     slots: int
 
 
-def set_pool(session: Session, name: str, slots: int, description: str | None = None) -> None:
+def set_pool(connection: Connection, name: str, slots: int, description: str | None = None) -> None:
     """Make a pool, or change the one of that name. Without a `description` it keeps the one that it has.
 
     With 0 slots nothing runs in it. Raises ValueError for fewer.
@@ -47,63 +46,59 @@ def set_pool(session: Session, name: str, slots: int, description: str | None = 
     values: dict[str, object] = {"slots": slots}
     if description is not None:
         values["description"] = text_for_database(description)
-    session.execute(
-        insert(_POOL).values(name=name, **values).on_conflict_do_update(index_elements=[_POOL.c.name], set_=values)
+    connection.execute(
+        insert(POOL).values(name=name, **values).on_conflict_do_update(index_elements=[POOL.c.name], set_=values)
     )
 
 
-def delete_pool(session: Session, name: str) -> bool:
+def delete_pool(connection: Connection, name: str) -> bool:
     """Delete a pool; False if there is none of that name. What runs in it goes on."""
-    return changed(session.execute(delete(_POOL).where(_POOL.c.name == name))) == 1
+    return changed(connection.execute(delete(POOL).where(POOL.c.name == name))) == 1
 
 
-def list_pools(session: Session, is_alive: Callable[[Owner], bool] | None = None) -> list[PoolInfo]:
+def list_pools(connection: Connection, is_alive: Callable[[Owner], bool] | None = None) -> list[PoolInfo]:
     """All pools, by name. With `is_alive` only the claims of owners for whom it is true count as in use."""
-    rows = session.execute(select(_POOL.c.name, _POOL.c.slots, _POOL.c.description).order_by(_POOL.c.name)).all()
+    rows = connection.execute(select(POOL.c.name, POOL.c.slots, POOL.c.description).order_by(POOL.c.name)).all()
     in_use = dict.fromkeys((row.name for row in rows), 0)
-    for claim in _claims(session, list(in_use), None):
+    for claim in _claims(connection, list(in_use), None):
         if is_alive is None or is_alive(claim.owner):
             in_use[claim.pool] += claim.slots
     return [PoolInfo(row.name, row.slots, row.description, in_use[row.name]) for row in rows]
 
 
-def pool_sizes(session: Session, names: Iterable[str]) -> dict[str, int]:
+def pool_sizes(connection: Connection, names: Iterable[str]) -> dict[str, int]:
     """How many slots the pools have. A name for which there is no pool is missing in the answer."""
     return {
         name: slots
         for some in in_groups(list(names))
-        for name, slots in session.execute(select(_POOL.c.name, _POOL.c.slots).where(_POOL.c.name.in_(some)))
+        for name, slots in connection.execute(select(POOL.c.name, POOL.c.slots).where(POOL.c.name.in_(some)))
     }
 
 
-def claimed_elsewhere(session: Session, names: Iterable[str], executor_pk: int) -> list[PoolClaim]:
+def claimed_elsewhere(connection: Connection, names: Iterable[str], executor_pk: int) -> list[PoolClaim]:
     """What all executors but this one have claimed of the pools, the dead ones too: one for each pool and executor."""
-    return _claims(session, list(names), executor_pk)
+    return _claims(connection, list(names), executor_pk)
 
 
-def _claims(session: Session, names: list[str], but_of: int | None) -> list[PoolClaim]:
-    conditions = [] if but_of is None else [_TI.c.executor_pk != but_of]
+def _claims(connection: Connection, names: list[str], but_of: int | None) -> list[PoolClaim]:
+    conditions = [] if but_of is None else [TASK_INSTANCE.c.executor_pk != but_of]
     found = []
     for some in in_groups(names):
         taken = (
             select(
-                _TI.c.pool,
-                _TI.c.executor_pk,
-                func.sum(func.coalesce(_TI.c.pool_slots, 1)).label("slots"),
+                TASK_INSTANCE.c.pool,
+                TASK_INSTANCE.c.executor_pk,
+                func.sum(func.coalesce(TASK_INSTANCE.c.pool_slots, 1)).label("slots"),
             )
             # A literal: SQLite does not see that a bound value fits the condition of the partial index.
-            .where(_TI.c.pool.in_(some), _TI.c.state == literal_column("'running'"), *conditions)
-            .group_by(_TI.c.pool, _TI.c.executor_pk)
+            .where(TASK_INSTANCE.c.pool.in_(some), TASK_INSTANCE.c.state == literal_column("'running'"), *conditions)
+            .group_by(TASK_INSTANCE.c.pool, TASK_INSTANCE.c.executor_pk)
             .subquery()
         )
-        rows = session.execute(
+        rows = connection.execute(
             select(taken.c.pool, taken.c.slots, *OWNER_COLUMNS)
-            .join(ExecutorRecord, ExecutorRecord.id == taken.c.executor_pk)
-            .order_by(taken.c.pool, ExecutorRecord.id)
+            .join(EXECUTOR, EXECUTOR.c.id == taken.c.executor_pk)
+            .order_by(taken.c.pool, EXECUTOR.c.id)
         )
         found += [PoolClaim(pool, Owner(*owner), slots) for pool, slots, *owner in rows]
     return found
-
-
-_POOL = table_of(Pool)
-_TI = table_of(TaskInstance)

@@ -13,12 +13,11 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, case, delete, exists, func, insert, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, bindparam, case, delete, exists, func, insert, or_, select, update
 
 from liteflow.states import UNFINISHED, EndReason, RunState, TaskInstanceState, sources_of
-from liteflow.storage.models import Callback, DagModel, DagRun, ExecutorRecord, LogRecord, TaskInstance, TaskTry, XCom
-from liteflow.storage.statements import Prepared, changed, in_groups, next_keys, table_of
+from liteflow.storage.statements import Prepared, changed, in_groups, next_keys
+from liteflow.storage.tables import CALLBACK, DAG, DAG_RUN, EXECUTOR, LOG_RECORD, TASK_INSTANCE, TASK_TRY, XCOM
 
 _S = TaskInstanceState
 
@@ -89,7 +88,7 @@ def text_for_database(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
 
 
-def record_dag(session: Session, facts: DagFacts, now_us: int) -> int:
+def record_dag(connection: Connection, facts: DagFacts, now_us: int) -> int:
     """Insert or update the dag's row; returns its key."""
     values = {
         "description": None if facts.description is None else text_for_database(facts.description),
@@ -99,33 +98,33 @@ def record_dag(session: Session, facts: DagFacts, now_us: int) -> int:
         "structure_digest": facts.structure_digest,
         "updated_at": now_us,
     }
-    pk = session.scalar(select(DagModel.id).where(DagModel.dag_id == facts.dag_id))
+    pk = connection.scalar(select(DAG.c.id).where(DAG.c.dag_id == facts.dag_id))
     if pk is None:
         row = {"dag_id": facts.dag_id, "created_at": now_us, **values}
-        return int(session.execute(insert(DagModel).values(row).returning(DagModel.id)).scalar_one())
-    session.execute(update(DagModel).where(DagModel.id == pk).values(values))
+        return int(connection.execute(insert(DAG).values(row).returning(DAG.c.id)).scalar_one())
+    connection.execute(update(DAG).where(DAG.c.id == pk).values(values))
     return pk
 
 
-def find_existing_run(session: Session, dag_id: str, run_id: str) -> ExistingRun | None:
+def find_existing_run(connection: Connection, dag_id: str, run_id: str) -> ExistingRun | None:
     """The run of that dag and id, if there is one."""
-    row = session.execute(
+    row = connection.execute(
         select(
-            DagRun.id,
-            DagRun.state,
-            DagRun.params,
-            DagRun.logical_date,
-            DagRun.structure_digest,
-            DagRun.executor_pk,
+            DAG_RUN.c.id,
+            DAG_RUN.c.state,
+            DAG_RUN.c.params,
+            DAG_RUN.c.logical_date,
+            DAG_RUN.c.structure_digest,
+            DAG_RUN.c.executor_pk,
         )
-        .join(DagModel, DagModel.id == DagRun.dag_pk)
-        .where(DagModel.dag_id == dag_id, DagRun.run_id == run_id)
+        .join(DAG, DAG.c.id == DAG_RUN.c.dag_pk)
+        .where(DAG.c.dag_id == dag_id, DAG_RUN.c.run_id == run_id)
     ).one_or_none()
     return None if row is None else ExistingRun(*row)
 
 
 def create_run(
-    session: Session,
+    connection: Connection,
     dag_pk: int,
     *,
     run_id: str,
@@ -150,63 +149,65 @@ def create_run(
         "executor_pk": executor_pk,
         "created_at": now_us,
     }
-    run_pk = int(session.execute(insert(DagRun).values(run).returning(DagRun.id)).scalar_one())
+    run_pk = int(connection.execute(insert(DAG_RUN).values(run).returning(DAG_RUN.c.id)).scalar_one())
     rows = [row for task in tasks for row in _instance_rows(run_pk, task, task.map_indexes)]
-    return run_pk, _insert_instances(session, rows)
+    return run_pk, _insert_instances(connection, rows)
 
 
-def add_instances(session: Session, run_pk: int, task: TaskFacts, map_indexes: range, generation: int = 0) -> list[int]:
+def add_instances(
+    connection: Connection, run_pk: int, task: TaskFacts, map_indexes: range, generation: int = 0
+) -> list[int]:
     """Pending task instances of a task in a run that goes on; returns their keys by map index.
 
     Those that were removed from the run come back, in a new generation, with their tries and logs.
     """
-    ti = TaskInstance
+    ti = TASK_INSTANCE.c
     gone = select(ti.map_index, ti.id).where(ti.run_pk == run_pk, ti.task_id == task.task_id, ti.state == _S.REMOVED)
-    removed = {row.map_index: row.id for row in session.execute(gone)}
+    removed = {row.map_index: row.id for row in connection.execute(gone)}
     first, other = map_indexes.start, -1 - map_indexes.start
     if map_indexes and first not in removed and first in (-1, 0) and other in removed:
         # Once expanded and now not, or the other way round: one row stands for both.
         removed[first] = removed.pop(other)
-        session.execute(update(ti).where(ti.id == removed[first]).values(map_index=first))
+        connection.execute(update(TASK_INSTANCE).where(ti.id == removed[first]).values(map_index=first))
     back = [pk for index, pk in removed.items() if index in map_indexes]
-    reopen(session, back)
+    reopen(connection, back)
     new = [index for index in map_indexes if index not in removed]
-    fresh = iter(_insert_instances(session, _instance_rows(run_pk, task, new, generation)))
+    fresh = iter(_insert_instances(connection, _instance_rows(run_pk, task, new, generation)))
     return [removed[index] if index in removed else next(fresh) for index in map_indexes]
 
 
-def keep_latest_tries(session: Session, pks: Sequence[int]) -> None:
+def keep_latest_tries(connection: Connection, pks: Sequence[int]) -> None:
     """Copy the latest tries of task instances, which are over, to where tries are that were followed by another."""
-    ti, old = TaskInstance, TaskTry
+    ti, old = TASK_INSTANCE.c, TASK_TRY.c
     copied = ("try_number", "generation", "state", "end_reason", "error", "started_at", "ended_at", "peak_rss_bytes")
     for some in in_groups(pks):
         kept = exists().where(old.task_instance_pk == ti.id, old.try_number == ti.try_number)
         # A try that is followed by another one failed, unless its task instance says that it went well.
         state = case((ti.state == _S.SUCCESS, ti.state), else_=bindparam("failed", _S.FAILED, type_=ti.state.type))
         values = [state if name == "state" else getattr(ti, name) for name in copied]
-        session.execute(
-            insert(old).from_select(
+        connection.execute(
+            insert(TASK_TRY).from_select(
                 ["task_instance_pk", *copied],
                 select(ti.id, *values).where(ti.id.in_(some), ti.try_number > 0, ~kept),
             )
         )
 
 
-def reopen(session: Session, pks: Sequence[int]) -> None:
+def reopen(connection: Connection, pks: Sequence[int]) -> None:
     """Make task instances that are over pending again, in a new generation: with all their retries, without XComs.
 
     Their tries and logs are kept.
     """
-    keep_latest_tries(session, pks)
+    keep_latest_tries(connection, pks)
     for some in in_groups(pks):
-        session.execute(delete(XCom).where(XCom.task_instance_pk.in_(some)))
-        session.execute(
-            update(TaskInstance)
-            .where(TaskInstance.id.in_(some))
+        connection.execute(delete(XCOM).where(XCOM.c.task_instance_pk.in_(some)))
+        connection.execute(
+            update(TASK_INSTANCE)
+            .where(TASK_INSTANCE.c.id.in_(some))
             .values(
                 state=_S.PENDING,
-                generation=TaskInstance.generation + 1,
-                uncounted_tries=TaskInstance.try_number,
+                generation=TASK_INSTANCE.c.generation + 1,
+                uncounted_tries=TASK_INSTANCE.c.try_number,
                 crashes=0,
                 **_UNTRIED,
             )
@@ -227,7 +228,7 @@ _UNTRIED = {
 """What a task instance has of a try before the first one of its generation."""
 
 
-def expand_instance(session: Session, run_pk: int, pk: int, task: TaskFacts, count: int) -> list[int]:
+def expand_instance(connection: Connection, run_pk: int, pk: int, task: TaskFacts, count: int) -> list[int]:
     """Make `count` task instances (1 or more) of one whose length is known now; returns their keys by map index.
 
     The row `pk` becomes map index 0 and keeps its state; the others are added as pending. Nothing happens and the list
@@ -235,21 +236,21 @@ def expand_instance(session: Session, run_pk: int, pk: int, task: TaskFacts, cou
     """
     if count < 1:
         raise ValueError(f"task {task.task_id!r} cannot be expanded into {count} task instances")
-    found = session.execute(
-        update(TaskInstance)
+    found = connection.execute(
+        update(TASK_INSTANCE)
         .where(
-            TaskInstance.id == pk,
-            TaskInstance.run_pk == run_pk,
-            TaskInstance.map_index == -1,
-            TaskInstance.state.in_(sources_of(_S.SKIPPED) - {_S.RUNNING}),
+            TASK_INSTANCE.c.id == pk,
+            TASK_INSTANCE.c.run_pk == run_pk,
+            TASK_INSTANCE.c.map_index == -1,
+            TASK_INSTANCE.c.state.in_(sources_of(_S.SKIPPED) - {_S.RUNNING}),
         )
         .values(map_index=0)
-        .returning(TaskInstance.generation)
+        .returning(TASK_INSTANCE.c.generation)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if found is None:
         return []
-    return [pk, *add_instances(session, run_pk, task, range(1, count), found.generation)]
+    return [pk, *add_instances(connection, run_pk, task, range(1, count), found.generation)]
 
 
 def _instance_rows(
@@ -262,158 +263,166 @@ def _instance_rows(
     return [(run_pk, task.task_id, map_index, *shared) for map_index in map_indexes]
 
 
-def _insert_instances(session: Session, rows: list[tuple[Any, ...]]) -> list[int]:
-    pks = list(next_keys(session, TaskInstance, len(rows)))
+def _insert_instances(connection: Connection, rows: list[tuple[Any, ...]]) -> list[int]:
+    pks = list(next_keys(connection, TASK_INSTANCE, len(rows)))
     if rows:
-        _INSERT_INSTANCE.run(session, [(pk, *row) for pk, row in zip(pks, rows, strict=True)])
+        _INSERT_INSTANCE.run(connection, [(pk, *row) for pk, row in zip(pks, rows, strict=True)])
     return pks
 
 
-def own_run(session: Session, run_pk: int, executor_pk: int, now_us: int) -> bool:
+def own_run(connection: Connection, run_pk: int, executor_pk: int, now_us: int) -> bool:
     """Take a queued run; False if it is not queued any more."""
-    result = session.execute(
-        update(DagRun)
-        .where(DagRun.id == run_pk, DagRun.state == RunState.QUEUED)
+    result = connection.execute(
+        update(DAG_RUN)
+        .where(DAG_RUN.c.id == run_pk, DAG_RUN.c.state == RunState.QUEUED)
         .values(state=RunState.RUNNING, executor_pk=executor_pk, started_at=now_us)
     )
     return changed(result) == 1
 
 
-def owned_runs(session: Session, executor_pk: int) -> set[int]:
+def owned_runs(connection: Connection, executor_pk: int) -> set[int]:
     """The runs that are this executor's and running."""
-    return {pk for (pk,) in _OWNED.fetch(session, executor_pk)}
+    return {pk for (pk,) in _OWNED.fetch(connection, executor_pk)}
 
 
-def existing_runs(session: Session, pks: Iterable[int]) -> set[int]:
+def existing_runs(connection: Connection, pks: Iterable[int]) -> set[int]:
     """Which of the runs have not been deleted."""
-    return {pk for some in in_groups(list(pks)) for pk in session.scalars(select(DagRun.id).where(DagRun.id.in_(some)))}
+    return {
+        pk
+        for some in in_groups(list(pks))
+        for pk in connection.scalars(select(DAG_RUN.c.id).where(DAG_RUN.c.id.in_(some)))
+    }
 
 
-def cancel_requested(session: Session, executor_pk: int) -> list[int]:
+def cancel_requested(connection: Connection, executor_pk: int) -> list[int]:
     """Runs of this executor that somebody wants to end."""
-    return [pk for (pk,) in _CANCEL_OF_RUN.fetch(session, executor_pk)]
+    return [pk for (pk,) in _CANCEL_OF_RUN.fetch(connection, executor_pk)]
 
 
-def cancelled_instances(session: Session, executor_pk: int) -> list[tuple[int, str, int]]:
+def cancelled_instances(connection: Connection, executor_pk: int) -> list[tuple[int, str, int]]:
     """Task instances of this executor's runs that somebody wants to end: key of the run, task id, map index."""
-    return _CANCEL_OF_INSTANCE.fetch(session, executor_pk)
+    return _CANCEL_OF_INSTANCE.fetch(connection, executor_pk)
 
 
-def request_cancel_of_task(session: Session, run_pk: int, task_id: str, map_index: int | None, now_us: int) -> int:
+def request_cancel_of_task(
+    connection: Connection, run_pk: int, task_id: str, map_index: int | None, now_us: int
+) -> int:
     """Ask whoever drives the run to end a task, or one of its instances; returns how many are not over yet."""
-    one = [] if map_index is None else [TaskInstance.map_index == map_index]
-    result = session.execute(
-        update(TaskInstance)
+    one = [] if map_index is None else [TASK_INSTANCE.c.map_index == map_index]
+    result = connection.execute(
+        update(TASK_INSTANCE)
         .where(
-            TaskInstance.run_pk == run_pk,
-            TaskInstance.task_id == task_id,
-            TaskInstance.state.in_(UNFINISHED),
+            TASK_INSTANCE.c.run_pk == run_pk,
+            TASK_INSTANCE.c.task_id == task_id,
+            TASK_INSTANCE.c.state.in_(UNFINISHED),
             *one,
         )
-        .values(cancel_requested_at=func.coalesce(TaskInstance.cancel_requested_at, now_us))
+        .values(cancel_requested_at=func.coalesce(TASK_INSTANCE.c.cancel_requested_at, now_us))
     )
     return changed(result)
 
 
-def note_cancelled(session: Session, run_pks: Sequence[int], now_us: int) -> None:
+def note_cancelled(connection: Connection, run_pks: Sequence[int], now_us: int) -> None:
     """Runs that are being cancelled: whoever takes one up, should its owner die, goes on cancelling it."""
     for some in in_groups(run_pks):
-        session.execute(
-            update(DagRun)
-            .where(DagRun.id.in_(some))
-            .values(cancel_requested_at=func.coalesce(DagRun.cancel_requested_at, now_us))
+        connection.execute(
+            update(DAG_RUN)
+            .where(DAG_RUN.c.id.in_(some))
+            .values(cancel_requested_at=func.coalesce(DAG_RUN.c.cancel_requested_at, now_us))
         )
 
 
-def request_cancel(session: Session, run_pk: int, now_us: int) -> RunState:
+def request_cancel(connection: Connection, run_pk: int, now_us: int) -> RunState:
     """Ask whoever drives the run to end it; a run that nobody drives yet is ended here. Returns its state now."""
-    session.execute(
-        update(DagRun)
-        .where(DagRun.id == run_pk, DagRun.state.in_([RunState.QUEUED, RunState.RUNNING]))
-        .values(cancel_requested_at=func.coalesce(DagRun.cancel_requested_at, now_us))
+    connection.execute(
+        update(DAG_RUN)
+        .where(DAG_RUN.c.id == run_pk, DAG_RUN.c.state.in_([RunState.QUEUED, RunState.RUNNING]))
+        .values(cancel_requested_at=func.coalesce(DAG_RUN.c.cancel_requested_at, now_us))
     )
-    ended = session.execute(
-        update(DagRun)
-        .where(DagRun.id == run_pk, DagRun.state == RunState.QUEUED)
+    ended = connection.execute(
+        update(DAG_RUN)
+        .where(DAG_RUN.c.id == run_pk, DAG_RUN.c.state == RunState.QUEUED)
         .values(state=RunState.FAILED, end_reason=EndReason.CANCELLED, ended_at=now_us)
     )
     if changed(ended):
-        session.execute(
-            update(TaskInstance)
-            .where(TaskInstance.run_pk == run_pk, TaskInstance.state.in_(sources_of(_S.SKIPPED) - {_S.RUNNING}))
+        connection.execute(
+            update(TASK_INSTANCE)
+            .where(TASK_INSTANCE.c.run_pk == run_pk, TASK_INSTANCE.c.state.in_(sources_of(_S.SKIPPED) - {_S.RUNNING}))
             .values(state=_S.SKIPPED, end_reason=EndReason.CANCELLED, ended_at=now_us)
         )
-    state = session.scalar(select(DagRun.state).where(DagRun.id == run_pk))
+    state = connection.scalar(select(DAG_RUN.c.state).where(DAG_RUN.c.id == run_pk))
     assert state is not None
     return state
 
 
-def end_unowned_run(session: Session, run_pk: int, executor_pk: int | None, now_us: int) -> bool:
+def end_unowned_run(connection: Connection, run_pk: int, executor_pk: int | None, now_us: int) -> bool:
     """End a run as cancelled whose executor is gone; False if the run is not that executor's any more, or over."""
-    result = session.execute(
-        update(DagRun)
+    result = connection.execute(
+        update(DAG_RUN)
         .where(
-            DagRun.id == run_pk,
-            DagRun.state.in_([RunState.QUEUED, RunState.RUNNING]),
-            DagRun.executor_pk.is_not_distinct_from(executor_pk),
+            DAG_RUN.c.id == run_pk,
+            DAG_RUN.c.state.in_([RunState.QUEUED, RunState.RUNNING]),
+            DAG_RUN.c.executor_pk.is_not_distinct_from(executor_pk),
         )
         .values(
             state=RunState.FAILED,
             end_reason=EndReason.CANCELLED,
             ended_at=now_us,
-            cancel_requested_at=func.coalesce(DagRun.cancel_requested_at, now_us),
+            cancel_requested_at=func.coalesce(DAG_RUN.c.cancel_requested_at, now_us),
         )
     )
     if not changed(result):
         return False
     for sources, state in (((_S.RUNNING,), _S.FAILED), (UNFINISHED - {_S.RUNNING}, _S.SKIPPED)):
-        session.execute(
-            update(TaskInstance)
-            .where(TaskInstance.run_pk == run_pk, TaskInstance.state.in_(sources))
+        connection.execute(
+            update(TASK_INSTANCE)
+            .where(TASK_INSTANCE.c.run_pk == run_pk, TASK_INSTANCE.c.state.in_(sources))
             .values(state=state, end_reason=EndReason.CANCELLED, ended_at=now_us, due_at=None)
             .execution_options(synchronize_session=False)
         )
-    session.execute(delete(Callback).where(Callback.run_pk == run_pk))
+    connection.execute(delete(CALLBACK).where(CALLBACK.c.run_pk == run_pk))
     return True
 
 
-def end_run(session: Session, run_pk: int, state: RunState, reason: EndReason | None, now_us: int) -> None:
+def end_run(connection: Connection, run_pk: int, state: RunState, reason: EndReason | None, now_us: int) -> None:
     """The run is over."""
-    session.execute(update(DagRun).where(DagRun.id == run_pk).values(state=state, end_reason=reason, ended_at=now_us))
+    connection.execute(
+        update(DAG_RUN).where(DAG_RUN.c.id == run_pk).values(state=state, end_reason=reason, ended_at=now_us)
+    )
 
 
-def claim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -> None:
+def claim(connection: Connection, rows: Sequence[tuple[int, int]], executor_pk: int) -> None:
     """Begin tries: pairs of a task instance's key and the number of the try. The try before, if any, is kept."""
     again = [pk for pk, try_number in rows if try_number > 1]
     if again:
-        keep_latest_tries(session, again)
+        keep_latest_tries(connection, again)
     by_number: dict[int, list[int]] = {}
     for pk, try_number in rows:
         by_number.setdefault(try_number, []).append(pk)
     for try_number, pks in by_number.items():
-        _CLAIM.run(session, [(try_number, executor_pk, first, last) for first, last in _ranges(pks)])
+        _CLAIM.run(connection, [(try_number, executor_pk, first, last) for first, last in _ranges(pks)])
 
 
-def reclaim(session: Session, rows: Sequence[tuple[int, int]], executor_pk: int) -> None:
+def reclaim(connection: Connection, rows: Sequence[tuple[int, int]], executor_pk: int) -> None:
     """Go on with tries that gave their slot back: pairs of a task instance's key and the number of the try.
 
     It stays the same try with the same beginning, and one more of its `reschedules` is counted. A task instance that
     is neither queued nor up_for_reschedule, or is at another try, is left as it is.
     """
     if rows:
-        _RECLAIM.run(session, [(executor_pk, pk, try_number) for pk, try_number in rows])
+        _RECLAIM.run(connection, [(executor_pk, pk, try_number) for pk, try_number in rows])
 
 
 def record_changes(
-    session: Session, rows: Sequence[tuple[int, TaskInstanceState, EndReason | None]], now_us: int
+    connection: Connection, rows: Sequence[tuple[int, TaskInstanceState, EndReason | None]], now_us: int
 ) -> None:
     """Task instances that changed without a try: queued, skipped, upstream_failed."""
     queued = [pk for pk, state, _ in rows if state is _S.QUEUED]
     if queued:  # how the try before ended is kept
-        _QUEUE.run(session, _ranges(queued))
+        _QUEUE.run(connection, _ranges(queued))
     others = [(state._value_, _value(reason), now_us, pk) for pk, state, reason in rows if state is not _S.QUEUED]
     if others:
-        _CHANGE.run(session, others)
+        _CHANGE.run(connection, others)
 
 
 def _ranges(pks: Iterable[int]) -> list[tuple[int, int]]:
@@ -427,19 +436,19 @@ def _ranges(pks: Iterable[int]) -> list[tuple[int, int]]:
     return found
 
 
-def record_errors(session: Session, rows: Sequence[tuple[int, str]]) -> None:
+def record_errors(connection: Connection, rows: Sequence[tuple[int, str]]) -> None:
     """Why task instances changed without a try, where there is more to say than the reason: key, text."""
     if rows:
-        _ERROR.run(session, [(text_for_database(error), pk) for pk, error in rows])
+        _ERROR.run(connection, [(text_for_database(error), pk) for pk, error in rows])
 
 
-def record_started(session: Session, rows: Sequence[tuple[int, int, int]], executor_pk: int) -> None:
+def record_started(connection: Connection, rows: Sequence[tuple[int, int, int]], executor_pk: int) -> None:
     """Tries that began to run: key, try number, microseconds. One that was rescheduled keeps its first beginning."""
     if rows:
-        _STARTED.run(session, [(at, pk, executor_pk, number) for pk, number, at in rows])
+        _STARTED.run(connection, [(at, pk, executor_pk, number) for pk, number, at in rows])
 
 
-def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -> set[int]:
+def record_ended(connection: Connection, rows: Sequence[TryEnded], executor_pk: int) -> set[int]:
     """Tries that are over, or give their slot back; returns the keys of those that had been taken over.
 
     Those are left as they are. A try that was rescheduled keeps its first beginning.
@@ -467,16 +476,16 @@ def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -
                     number,
                 )
             )
-    count = (_SUCCEEDED.run(session, plain) if plain else 0) + (_ENDED.run(session, others) if others else 0)
+    count = (_SUCCEEDED.run(connection, plain) if plain else 0) + (_ENDED.run(connection, others) if others else 0)
     if count == len(rows):
         return set()
     wanted = {row.pk: row for row in rows}
     lost = set(wanted)
     for some in in_groups(list(wanted)):
-        for pk, state, number, executor in session.execute(
-            select(TaskInstance.id, TaskInstance.state, TaskInstance.try_number, TaskInstance.executor_pk).where(
-                TaskInstance.id.in_(some)
-            )
+        for pk, state, number, executor in connection.execute(
+            select(
+                TASK_INSTANCE.c.id, TASK_INSTANCE.c.state, TASK_INSTANCE.c.try_number, TASK_INSTANCE.c.executor_pk
+            ).where(TASK_INSTANCE.c.id.in_(some))
         ):
             row = wanted[pk]
             if (state, number, executor) == (row.state, row.try_number, executor_pk):
@@ -484,11 +493,11 @@ def record_ended(session: Session, rows: Sequence[TryEnded], executor_pk: int) -
     return lost
 
 
-def store_xcoms(session: Session, rows: Sequence[tuple[int, str, str, bytes]]) -> None:
+def store_xcoms(connection: Connection, rows: Sequence[tuple[int, str, str, bytes]]) -> None:
     """XComs: task instance's key, key, encoding, data."""
     if rows:
         _INSERT_XCOM.run(
-            session,
+            connection,
             [
                 (pk, text_for_database(key), encoding, len(data), sha256(data).digest(), data)
                 for pk, key, encoding, data in rows
@@ -496,22 +505,24 @@ def store_xcoms(session: Session, rows: Sequence[tuple[int, str, str, bytes]]) -
         )
 
 
-def fetch_xcoms(session: Session, pks: Iterable[int]) -> dict[tuple[int, str], tuple[str, bytes]]:
+def fetch_xcoms(connection: Connection, pks: Iterable[int]) -> dict[tuple[int, str], tuple[str, bytes]]:
     """All XComs of the task instances: (task instance's key, key) to (encoding, data)."""
     found: dict[tuple[int, str], tuple[str, bytes]] = {}
     for some in in_groups(list(pks)):
-        for pk, key, encoding, data in session.execute(
-            select(XCom.task_instance_pk, XCom.key, XCom.encoding, XCom.value).where(XCom.task_instance_pk.in_(some))
+        for pk, key, encoding, data in connection.execute(
+            select(XCOM.c.task_instance_pk, XCOM.c.key, XCOM.c.encoding, XCOM.c.value).where(
+                XCOM.c.task_instance_pk.in_(some)
+            )
         ):
             found[pk, key] = (encoding, data)
     return found
 
 
-def store_logs(session: Session, rows: Sequence[tuple[int, int, int, int | None, str | None, str]]) -> None:
+def store_logs(connection: Connection, rows: Sequence[tuple[int, int, int, int | None, str | None, str]]) -> None:
     """Log lines: task instance's key, try number, microseconds, level, logger, text."""
     if rows:
         _INSERT_LOGRECORD.run(
-            session,
+            connection,
             [
                 (
                     pk,
@@ -527,7 +538,7 @@ def store_logs(session: Session, rows: Sequence[tuple[int, int, int, int | None,
         )
 
 
-def record_executor(session: Session, token: str, host: str, process_started_at: int | None, now_us: int) -> int:
+def record_executor(connection: Connection, token: str, host: str, process_started_at: int | None, now_us: int) -> int:
     """A service begins to work on this database; returns its key."""
     values = {
         "token": token,
@@ -536,12 +547,12 @@ def record_executor(session: Session, token: str, host: str, process_started_at:
         "process_started_at": process_started_at,
         "started_at": now_us,
     }
-    return int(session.execute(insert(ExecutorRecord).values(values).returning(ExecutorRecord.id)).scalar_one())
+    return int(connection.execute(insert(EXECUTOR).values(values).returning(EXECUTOR.c.id)).scalar_one())
 
 
-def end_executor(session: Session, pk: int, now_us: int) -> None:
+def end_executor(connection: Connection, pk: int, now_us: int) -> None:
     """The service has stopped in good order."""
-    session.execute(update(ExecutorRecord).where(ExecutorRecord.id == pk).values(ended_at=now_us))
+    connection.execute(update(EXECUTOR).where(EXECUTOR.c.id == pk).values(ended_at=now_us))
 
 
 def _value(reason: EndReason | None) -> str | None:
@@ -554,16 +565,14 @@ def _may_become(*targets: TaskInstanceState, beside: TaskInstanceState | None = 
     Written with OR, since a list in IN cannot be expanded in a statement for many rows.
     """
     sources = set().union(*map(sources_of, targets)) - {beside}
-    return or_(*(_TI.c.state == state for state in sorted(sources)))
+    return or_(*(TASK_INSTANCE.c.state == state for state in sorted(sources)))
 
-
-_TI = table_of(TaskInstance)
 
 _CLAIM = Prepared(
-    update(_TI)
+    update(TASK_INSTANCE)
     # From pending and up_for_retry too: what is queued and claimed in one breath is written once.
     .where(
-        _TI.c.id.between(bindparam("first"), bindparam("last")),
+        TASK_INSTANCE.c.id.between(bindparam("first"), bindparam("last")),
         _may_become(_S.RUNNING, _S.QUEUED, beside=_S.RUNNING),
     )
     .values(
@@ -584,11 +593,11 @@ _CLAIM = Prepared(
     "last",
 )
 _RECLAIM = Prepared(
-    update(_TI)
+    update(TASK_INSTANCE)
     .where(
-        _TI.c.id == bindparam("pk"),
-        _TI.c.try_number == bindparam("number"),
-        or_(_TI.c.state == _S.QUEUED, _TI.c.state == _S.UP_FOR_RESCHEDULE),
+        TASK_INSTANCE.c.id == bindparam("pk"),
+        TASK_INSTANCE.c.try_number == bindparam("number"),
+        or_(TASK_INSTANCE.c.state == _S.QUEUED, TASK_INSTANCE.c.state == _S.UP_FOR_RESCHEDULE),
     )
     .values(
         state=_S.RUNNING,
@@ -597,16 +606,16 @@ _RECLAIM = Prepared(
         error=None,
         due_at=None,
         ended_at=None,
-        reschedules=_TI.c.reschedules + 1,
+        reschedules=TASK_INSTANCE.c.reschedules + 1,
     ),
     "executor",
     "pk",
     "number",
 )
 _CHANGE = Prepared(
-    update(_TI)
+    update(TASK_INSTANCE)
     .where(
-        _TI.c.id == bindparam("pk"),
+        TASK_INSTANCE.c.id == bindparam("pk"),
         _may_become(_S.SKIPPED, _S.UPSTREAM_FAILED, beside=_S.RUNNING),
     )
     .values(state=bindparam("new"), end_reason=bindparam("why"), ended_at=bindparam("ended"), due_at=None),
@@ -616,25 +625,27 @@ _CHANGE = Prepared(
     "pk",
 )
 _ERROR = Prepared(
-    update(_TI).where(_TI.c.id == bindparam("pk"), _TI.c.state != _S.RUNNING).values(error=bindparam("text")),
+    update(TASK_INSTANCE)
+    .where(TASK_INSTANCE.c.id == bindparam("pk"), TASK_INSTANCE.c.state != _S.RUNNING)
+    .values(error=bindparam("text")),
     "text",
     "pk",
 )
 _QUEUE = Prepared(
-    update(_TI)
-    .where(_TI.c.id.between(bindparam("first"), bindparam("last")), _may_become(_S.QUEUED, beside=_S.RUNNING))
+    update(TASK_INSTANCE)
+    .where(TASK_INSTANCE.c.id.between(bindparam("first"), bindparam("last")), _may_become(_S.QUEUED, beside=_S.RUNNING))
     .values(state=_S.QUEUED, due_at=None),
     "first",
     "last",
 )
 _MINE = (
-    _TI.c.id == bindparam("pk"),
-    _TI.c.executor_pk == bindparam("executor"),
-    _TI.c.try_number == bindparam("number"),
-    _TI.c.state == _S.RUNNING,
+    TASK_INSTANCE.c.id == bindparam("pk"),
+    TASK_INSTANCE.c.executor_pk == bindparam("executor"),
+    TASK_INSTANCE.c.try_number == bindparam("number"),
+    TASK_INSTANCE.c.state == _S.RUNNING,
 )
 _INSERT_INSTANCE = Prepared(
-    insert(_TI).values(try_number=0, crashes=0, reschedules=0, uncounted_tries=0),
+    insert(TASK_INSTANCE).values(try_number=0, crashes=0, reschedules=0, uncounted_tries=0),
     "id",
     "run_pk",
     "task_id",
@@ -646,31 +657,36 @@ _INSERT_INSTANCE = Prepared(
     "pool",
     "pool_slots",
 )
-_INSERT_XCOM = Prepared(insert(table_of(XCom)), "task_instance_pk", "key", "encoding", "size_bytes", "sha256", "value")
-_INSERT_LOGRECORD = Prepared(
-    insert(table_of(LogRecord)), "task_instance_pk", "try_number", "at", "level", "logger", "message"
+_INSERT_XCOM = Prepared(insert(XCOM), "task_instance_pk", "key", "encoding", "size_bytes", "sha256", "value")
+_INSERT_LOGRECORD = Prepared(insert(LOG_RECORD), "task_instance_pk", "try_number", "at", "level", "logger", "message")
+_IS_OWNED = (DAG_RUN.c.executor_pk == bindparam("executor"), DAG_RUN.c.state == RunState.RUNNING)
+_OWNED = Prepared(select(DAG_RUN.c.id).where(*_IS_OWNED), "executor")
+_CANCEL_OF_RUN = Prepared(
+    select(DAG_RUN.c.id).where(*_IS_OWNED, DAG_RUN.c.cancel_requested_at.is_not(None)), "executor"
 )
-_RUN = table_of(DagRun)
-_IS_OWNED = (_RUN.c.executor_pk == bindparam("executor"), _RUN.c.state == RunState.RUNNING)
-_OWNED = Prepared(select(_RUN.c.id).where(*_IS_OWNED), "executor")
-_CANCEL_OF_RUN = Prepared(select(_RUN.c.id).where(*_IS_OWNED, _RUN.c.cancel_requested_at.is_not(None)), "executor")
 _CANCEL_OF_INSTANCE = Prepared(
-    select(_TI.c.run_pk, _TI.c.task_id, _TI.c.map_index)
+    select(TASK_INSTANCE.c.run_pk, TASK_INSTANCE.c.task_id, TASK_INSTANCE.c.map_index)
     # By the index that holds nothing else, which "+ 0" makes SQLite take: by the run it would look at all instances.
-    .join_from(_TI, _RUN, _RUN.c.id == _TI.c.run_pk + 0)
-    .where(*_IS_OWNED, _TI.c.cancel_requested_at > 0, or_(*(_TI.c.state == state for state in sorted(UNFINISHED)))),
+    .join_from(TASK_INSTANCE, DAG_RUN, DAG_RUN.c.id == TASK_INSTANCE.c.run_pk + 0)
+    .where(
+        *_IS_OWNED,
+        TASK_INSTANCE.c.cancel_requested_at > 0,
+        or_(*(TASK_INSTANCE.c.state == state for state in sorted(UNFINISHED))),
+    ),
     "executor",
 )
 
 
 def _beginning(name: str) -> Any:
     """What `started_at` becomes: the bound value, unless the try began before it was rescheduled."""
-    return func.coalesce(case((_TI.c.reschedules > 0, _TI.c.started_at)), bindparam(name))
+    return func.coalesce(case((TASK_INSTANCE.c.reschedules > 0, TASK_INSTANCE.c.started_at)), bindparam(name))
 
 
-_STARTED = Prepared(update(_TI).where(*_MINE).values(started_at=_beginning("at")), "at", "pk", "executor", "number")
+_STARTED = Prepared(
+    update(TASK_INSTANCE).where(*_MINE).values(started_at=_beginning("at")), "at", "pk", "executor", "number"
+)
 _SUCCEEDED = Prepared(  # most of them, and half as expensive
-    update(_TI)
+    update(TASK_INSTANCE)
     .where(*_MINE)
     .values(
         state=_S.SUCCESS,
@@ -688,7 +704,7 @@ _SUCCEEDED = Prepared(  # most of them, and half as expensive
     "number",
 )
 _ENDED = Prepared(
-    update(_TI)
+    update(TASK_INSTANCE)
     .where(*_MINE)
     .values(
         state=bindparam("new"),
@@ -697,7 +713,7 @@ _ENDED = Prepared(
         started_at=_beginning("began"),
         ended_at=bindparam("ended"),
         due_at=bindparam("due"),
-        rendered_map_index=func.coalesce(bindparam("label"), _TI.c.rendered_map_index),
+        rendered_map_index=func.coalesce(bindparam("label"), TASK_INSTANCE.c.rendered_map_index),
         peak_rss_bytes=bindparam("peak"),
     ),
     "new",

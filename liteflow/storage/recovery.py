@@ -11,14 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import case, func, literal, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, case, func, literal, select, update
 
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage.history import OWNER_COLUMNS, Owner
-from liteflow.storage.models import DagModel, DagRun, ExecutorRecord, TaskInstance, TaskTry, XCom
 from liteflow.storage.recording import TaskFacts, add_instances, reopen
-from liteflow.storage.statements import changed, in_groups, table_of
+from liteflow.storage.statements import changed, in_groups
+from liteflow.storage.tables import DAG, DAG_RUN, EXECUTOR, TASK_INSTANCE, TASK_TRY, XCOM
 
 _S = TaskInstanceState
 _UNFINISHED = (RunState.QUEUED, RunState.RUNNING)
@@ -64,40 +63,40 @@ class RecordedInstance(NamedTuple):
         return self.state in (_S.QUEUED, _S.UP_FOR_RESCHEDULE) and self.started_at is not None and not self.end_reason
 
 
-def find_run(session: Session, dag_id: str, run_id: str) -> RecordedRun | None:
+def find_run(connection: Connection, dag_id: str, run_id: str) -> RecordedRun | None:
     """The run of that dag and id."""
-    found = _runs(session, DagModel.dag_id == dag_id, DagRun.run_id == run_id)
+    found = _runs(connection, DAG.c.dag_id == dag_id, DAG_RUN.c.run_id == run_id)
     return found[0] if found else None
 
 
-def unfinished_runs_of_others(session: Session, executor_pk: int, digests: Iterable[str]) -> list[RecordedRun]:
+def unfinished_runs_of_others(connection: Connection, executor_pk: int, digests: Iterable[str]) -> list[RecordedRun]:
     """Runs of these structures that are not over and not driven by this executor, oldest first."""
     return _runs(
-        session,
-        DagRun.state.in_(_UNFINISHED),
-        DagRun.structure_digest.in_(list(digests)),
-        func.coalesce(DagRun.executor_pk, 0) != executor_pk,
+        connection,
+        DAG_RUN.c.state.in_(_UNFINISHED),
+        DAG_RUN.c.structure_digest.in_(list(digests)),
+        func.coalesce(DAG_RUN.c.executor_pk, 0) != executor_pk,
     )
 
 
-def _runs(session: Session, *conditions: object) -> list[RecordedRun]:
-    rows = session.execute(
+def _runs(connection: Connection, *conditions: object) -> list[RecordedRun]:
+    rows = connection.execute(
         select(
-            DagRun.id,
-            DagModel.dag_id,
-            DagRun.run_id,
-            DagRun.state,
-            DagRun.logical_date,
-            DagRun.params,
-            DagRun.structure_digest,
-            DagRun.created_at,
-            DagRun.cancel_requested_at.is_not(None),
+            DAG_RUN.c.id,
+            DAG.c.dag_id,
+            DAG_RUN.c.run_id,
+            DAG_RUN.c.state,
+            DAG_RUN.c.logical_date,
+            DAG_RUN.c.params,
+            DAG_RUN.c.structure_digest,
+            DAG_RUN.c.created_at,
+            DAG_RUN.c.cancel_requested_at.is_not(None),
             *OWNER_COLUMNS,
         )
-        .join(DagModel, DagModel.id == DagRun.dag_pk)
-        .outerjoin(ExecutorRecord, ExecutorRecord.id == DagRun.executor_pk)
+        .join(DAG, DAG.c.id == DAG_RUN.c.dag_pk)
+        .outerjoin(EXECUTOR, EXECUTOR.c.id == DAG_RUN.c.executor_pk)
         .where(*conditions)  # type: ignore[arg-type]
-        .order_by(DagRun.id)
+        .order_by(DAG_RUN.c.id)
     )
     found = []
     for row in rows:
@@ -106,16 +105,18 @@ def _runs(session: Session, *conditions: object) -> list[RecordedRun]:
     return found
 
 
-def take_over(session: Session, run: RecordedRun, executor_pk: int, now_us: int) -> bool:
+def take_over(connection: Connection, run: RecordedRun, executor_pk: int, now_us: int) -> bool:
     """Make a run this executor's, if it still stands as `run` says; False when somebody else was first."""
     owner_pk = None if run.owner is None else run.owner.pk
-    result = session.execute(
-        update(DagRun)
-        .where(DagRun.id == run.pk, DagRun.state == run.state, DagRun.executor_pk.is_not_distinct_from(owner_pk))
+    result = connection.execute(
+        update(DAG_RUN)
+        .where(
+            DAG_RUN.c.id == run.pk, DAG_RUN.c.state == run.state, DAG_RUN.c.executor_pk.is_not_distinct_from(owner_pk)
+        )
         .values(
             executor_pk=executor_pk,
             state=RunState.RUNNING,
-            started_at=func.coalesce(DagRun.started_at, now_us),
+            started_at=func.coalesce(DAG_RUN.c.started_at, now_us),
             ended_at=None,
             end_reason=None,
         )
@@ -124,7 +125,7 @@ def take_over(session: Session, run: RecordedRun, executor_pk: int, now_us: int)
 
 
 def put_back(
-    session: Session,
+    connection: Connection,
     now_us: int,
     *,
     run_pk: int | None = None,
@@ -138,7 +139,7 @@ def put_back(
     That uses up no retry. With `max_crashes` it is counted as a crash, and a task instance that has had so many ends
     as failed instead; returns the keys of these.
     """
-    ti = TaskInstance
+    ti = TASK_INSTANCE.c
     mine = [ti.run_pk == run_pk] if run_pk is not None else [ti.executor_pk == executor_pk]
     values: dict[str, Any] = {"state": _S.QUEUED, "uncounted_tries": ti.uncounted_tries + 1}
     if max_crashes is not None:
@@ -147,8 +148,8 @@ def put_back(
             "crashes": ti.crashes + 1,
             "state": case((ti.crashes + 1 >= max_crashes, failed), else_=queued),
         }
-    rows = session.execute(
-        update(ti)
+    rows = connection.execute(
+        update(TASK_INSTANCE)
         .where(ti.state == _S.RUNNING, *mine)
         .values(end_reason=reason, error=error, ended_at=now_us, **values)
         .returning(ti.id, ti.state)
@@ -157,10 +158,10 @@ def put_back(
     return {pk for pk, state_now in rows if state_now is _S.FAILED}
 
 
-def instances_of(session: Session, run_pk: int) -> list[RecordedInstance]:
+def instances_of(connection: Connection, run_pk: int) -> list[RecordedInstance]:
     """The task instances of a run that are not removed, by key."""
-    ti = TaskInstance
-    rows = session.execute(
+    ti = TASK_INSTANCE.c
+    rows = connection.execute(
         select(
             ti.id,
             ti.task_id,
@@ -184,68 +185,70 @@ def instances_of(session: Session, run_pk: int) -> list[RecordedInstance]:
     return [RecordedInstance._make(row) for row in rows]
 
 
-def ever_crashed(session: Session, run_pk: int) -> set[int]:
+def ever_crashed(connection: Connection, run_pk: int) -> set[int]:
     """The keys of task instances of a run of which a try has crashed."""
-    ti = TaskInstance
+    ti = TASK_INSTANCE.c
     now = select(ti.id).where(ti.run_pk == run_pk, ti.end_reason == EndReason.CRASHED)
     before = (
         select(ti.id)
-        .join(TaskTry, TaskTry.task_instance_pk == ti.id)
-        .where(ti.run_pk == run_pk, TaskTry.end_reason == EndReason.CRASHED)
+        .join(TASK_TRY, TASK_TRY.c.task_instance_pk == ti.id)
+        .where(ti.run_pk == run_pk, TASK_TRY.c.end_reason == EndReason.CRASHED)
     )
-    return set(session.scalars(now.union(before)))
+    return set(connection.scalars(now.union(before)))
 
 
-def collapse(session: Session, pks: Sequence[int]) -> None:
+def collapse(connection: Connection, pks: Sequence[int]) -> None:
     """Make the task instances of a mapped task, by map index, one unexpanded and pending one; the others are removed.
 
     They come back, with their logs, when the task is expanded to as many again.
     """
-    reopen(session, pks[:1])
-    session.execute(update(TaskInstance).where(TaskInstance.id == pks[0]).values(map_index=-1))
-    remove(session, pks[1:])
+    reopen(connection, pks[:1])
+    connection.execute(update(TASK_INSTANCE).where(TASK_INSTANCE.c.id == pks[0]).values(map_index=-1))
+    remove(connection, pks[1:])
 
 
-def remove(session: Session, pks: Sequence[int]) -> None:
+def remove(connection: Connection, pks: Sequence[int]) -> None:
     """Task instances that are no longer in the dag."""
     for some in in_groups(pks):
-        session.execute(
-            update(TaskInstance)
-            .where(TaskInstance.id.in_(some))
+        connection.execute(
+            update(TASK_INSTANCE)
+            .where(TASK_INSTANCE.c.id.in_(some))
             .values(state=_S.REMOVED, due_at=None, executor_pk=None, cancel_requested_at=None)
         )
 
 
-def add(session: Session, run_pk: int, tasks: Sequence[TaskFacts]) -> None:
+def add(connection: Connection, run_pk: int, tasks: Sequence[TaskFacts]) -> None:
     """Task instances that have come into the dag, pending; those that were removed from it before come back."""
     for task in tasks:
-        add_instances(session, run_pk, task, task.map_indexes)
+        add_instances(connection, run_pk, task, task.map_indexes)
 
 
-def rewire(session: Session, run_pk: int, tasks: Mapping[str, tuple[Sequence[str], str]], digest: str) -> None:
+def rewire(connection: Connection, run_pk: int, tasks: Mapping[str, tuple[Sequence[str], str]], digest: str) -> None:
     """The edges and trigger rules with which the run goes on, by task id, and the digest of its dag now."""
     for task_id, (upstream, rule) in tasks.items():
-        session.execute(
-            update(TaskInstance)
-            .where(TaskInstance.run_pk == run_pk, TaskInstance.task_id == task_id)
+        connection.execute(
+            update(TASK_INSTANCE)
+            .where(TASK_INSTANCE.c.run_pk == run_pk, TASK_INSTANCE.c.task_id == task_id)
             .values(upstream=json.dumps(list(upstream)), trigger_rule=rule)
         )
-    session.execute(update(DagRun).where(DagRun.id == run_pk).values(structure_digest=digest))
+    connection.execute(update(DAG_RUN).where(DAG_RUN.c.id == run_pk).values(structure_digest=digest))
 
 
-def forget_cancel(session: Session, run_pk: int) -> None:
+def forget_cancel(connection: Connection, run_pk: int) -> None:
     """What was asked for before a run was opened again is answered."""
-    session.execute(update(DagRun).where(DagRun.id == run_pk).values(cancel_requested_at=None))
+    connection.execute(update(DAG_RUN).where(DAG_RUN.c.id == run_pk).values(cancel_requested_at=None))
 
 
-def xcoms_of(session: Session, pks: Sequence[int], keys: Sequence[str]) -> dict[tuple[int, str], tuple[str, bytes]]:
+def xcoms_of(
+    connection: Connection, pks: Sequence[int], keys: Sequence[str]
+) -> dict[tuple[int, str], tuple[str, bytes]]:
     """The XComs of these keys of task instances: (task instance's key, key) to (encoding, data)."""
-    xcom = table_of(XCom)
+    xcom = XCOM.c
     found: dict[tuple[int, str], tuple[str, bytes]] = {}
     for some in in_groups(pks):
-        for pk, key, encoding, data in session.execute(
-            select(xcom.c.task_instance_pk, xcom.c.key, xcom.c.encoding, xcom.c.value).where(
-                xcom.c.task_instance_pk.in_(some), xcom.c.key.in_(list(keys))
+        for pk, key, encoding, data in connection.execute(
+            select(xcom.task_instance_pk, xcom.key, xcom.encoding, xcom.value).where(
+                xcom.task_instance_pk.in_(some), xcom.key.in_(list(keys))
             )
         ):
             found[pk, key] = (encoding, data)

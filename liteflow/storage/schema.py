@@ -36,7 +36,7 @@ from liteflow.storage.engine import (
     refuse_network,
     storage_error,
 )
-from liteflow.storage.models import Base
+from liteflow.storage.tables import metadata
 from liteflow.storage.untrusted import refuse_strange_schema
 
 VERSION_TABLE = "liteflow_schema"
@@ -149,13 +149,12 @@ def _create(database: Database) -> str | None:
         raise StorageError(
             f"{database.path}: the directory {parent} does not exist; create it first", path=database.path
         )
-    with database.write(durable=True) as session:
-        connection = session.connection()
+    with database.write(durable=True) as connection:
         tables = set(connection.exec_driver_sql(_TABLES).scalars())
         version = connection.exec_driver_sql(_VERSION).scalar() if VERSION_TABLE in tables else None
         found = _revision(database.path, tables, version)
         if found is None:
-            Base.metadata.create_all(connection, checkfirst=False)
+            metadata.create_all(connection, checkfirst=False)
             _stamp(connection, HEAD)
             found = HEAD
     return found

@@ -1,4 +1,4 @@
-"""What the statements of this room share: plain tables, bounded lists of ids, keys that are known beforehand, and
+"""What the statements of this room share: bounded lists of ids, keys that are known beforehand, and
 statements that are compiled once."""
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from functools import cached_property
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import Table, text
+from sqlalchemy import Connection, Table, text
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.orm import Session
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.dml import Insert
 
@@ -20,13 +19,6 @@ IDS_PER_STATEMENT = 500
 """How many ids stand in one IN list: well below SQLite's limit of bound values."""
 
 T = TypeVar("T")
-
-
-def table_of(model: Any) -> Table:
-    """The plain table: statements of many rows go past the ORM."""
-    table = model.__table__
-    assert isinstance(table, Table)
-    return table
 
 
 def changed(result: Any) -> int:
@@ -42,7 +34,7 @@ class Prepared:
     longer over each execution than SQLite.
 
     Rows have a value for each of `names`, in that order, as SQLite holds it: a whole number, text (of an enum its
-    value), bytes or None. They work in the transaction of the scope whose session they are given.
+    value), bytes or None. They work in the transaction of the scope whose connection they are given.
     """
 
     def __init__(self, statement: ClauseElement, *names: str) -> None:
@@ -74,17 +66,17 @@ class Prepared:
             return "".join(pieces), None
         return "".join(pieces), itemgetter(*places) if len(places) > 1 else lambda row: (row[places[0]],)
 
-    def run(self, session: Session, rows: Iterable[Row]) -> int:
+    def run(self, connection: Connection, rows: Iterable[Row]) -> int:
         """Execute it for each row; returns how many rows of the table were changed in all."""
         text_of, arrange = self._ready
         arranged = rows if arrange is None else map(arrange, rows)
-        return int(session.info[DRIVER].executemany(text_of, arranged).rowcount)
+        return int(connection.info[DRIVER].executemany(text_of, arranged).rowcount)
 
-    def fetch(self, session: Session, *values: Any) -> list[Any]:
+    def fetch(self, connection: Connection, *values: Any) -> list[Any]:
         """Execute it once; returns the rows that it found."""
         text_of, arrange = self._ready
         arranged = values if arrange is None else arrange(values)
-        found: list[Any] = session.info[DRIVER].execute(text_of, arranged).fetchall()
+        found: list[Any] = connection.info[DRIVER].execute(text_of, arranged).fetchall()
         return found
 
 
@@ -101,12 +93,12 @@ def in_groups(ids: Sequence[T]) -> Iterable[Sequence[T]]:
         yield ids[start : start + IDS_PER_STATEMENT]
 
 
-def next_keys(session: Session, model: Any, count: int) -> range:
+def next_keys(connection: Connection, table: Table[Any], count: int) -> range:
     """The keys for the next `count` rows of a table whose keys are never used again.
 
     To be called in the write scope that inserts them. Knowing them beforehand makes one statement of all rows.
     """
-    found = _LAST_KEY.fetch(session, table_of(model).name)
+    found = _LAST_KEY.fetch(connection, table.name)
     last = found[0][0] if found else 0
     return range(last + 1, last + 1 + count)
 

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, and_, func, or_, select
 
 from liteflow.states import EndReason, TaskInstanceState
 from liteflow.storage.history import TryInfo
-from liteflow.storage.models import TaskInstance, TaskTry
 from liteflow.storage.statements import in_groups
+from liteflow.storage.tables import TASK_INSTANCE, TASK_TRY
 from liteflow.storage.untrusted import checked, names
 
 _S = TaskInstanceState
@@ -70,10 +69,10 @@ class ListedInstance(NamedTuple):
         return self.ended_at - self.started_at if self.started_at and self.ended_at else None
 
 
-def task_summaries(session: Session, run_pk: int) -> list[TaskSummary]:
+def task_summaries(connection: Connection, run_pk: int) -> list[TaskSummary]:
     """The tasks of a run, upstream before downstream, each with its instances counted."""
-    ti = TaskInstance
-    rows = session.execute(
+    ti = TASK_INSTANCE.c
+    rows = connection.execute(
         select(
             ti.task_id,
             ti.state,
@@ -112,11 +111,11 @@ def _summary(task_id: str, rows: Sequence[Any]) -> TaskSummary:
 
 
 def listed_instances(
-    session: Session, run_pk: int, *, most: int | None, most_failed: int = 0
+    connection: Connection, run_pk: int, *, most: int | None, most_failed: int = 0
 ) -> dict[str, list[ListedInstance]]:
     """By task id and in the order of map indexes: all instances of tasks that have up to `most`, None for any number;
     of the other tasks the first `most_failed` that failed. Tasks of which nothing is listed are missing."""
-    ti = TaskInstance
+    ti = TASK_INSTANCE.c
     columns = [getattr(ti, name) for name in ListedInstance._fields]
     if most is None:
         statement = select(*columns).where(ti.run_pk == run_pk)
@@ -130,15 +129,15 @@ def listed_instances(
             .where(or_(found.c.size <= most, and_(found.c.state == _S.FAILED, found.c.rank <= most_failed)))
         )
     listed: dict[str, list[ListedInstance]] = {}
-    for row in session.execute(statement.order_by(ti.task_id, ti.map_index)):
+    for row in connection.execute(statement.order_by(ti.task_id, ti.map_index)):
         listed.setdefault(row.task_id, []).append(checked(ListedInstance(*row)))
     return listed
 
 
-def listed_tries(session: Session, run_pk: int, *, most: int | None) -> dict[tuple[str, int], list[TryInfo]]:
+def listed_tries(connection: Connection, run_pk: int, *, most: int | None) -> dict[tuple[str, int], list[TryInfo]]:
     """By task id and map index: the tries that were followed by another, oldest first, of the tasks that have up to
     `most` instances, None for any number."""
-    ti, old = TaskInstance, TaskTry
+    ti, old = TASK_INSTANCE.c, TASK_TRY.c
     statement = (
         select(
             ti.task_id,
@@ -150,7 +149,7 @@ def listed_tries(session: Session, run_pk: int, *, most: int | None) -> dict[tup
             old.started_at,
             old.ended_at,
         )
-        .join(old, old.task_instance_pk == ti.id)
+        .join(TASK_TRY, old.task_instance_pk == ti.id)
         .where(ti.run_pk == run_pk)
         .order_by(old.id)
     )
@@ -158,17 +157,17 @@ def listed_tries(session: Session, run_pk: int, *, most: int | None) -> dict[tup
         few = select(ti.task_id).where(ti.run_pk == run_pk).group_by(ti.task_id).having(func.count() <= most)
         statement = statement.where(ti.task_id.in_(few))
     tries: dict[tuple[str, int], list[TryInfo]] = {}
-    for row in session.execute(statement):
+    for row in connection.execute(statement):
         tries.setdefault((row.task_id, row.map_index), []).append(checked(TryInfo(*row)))
     return tries
 
 
-def failed_tasks(session: Session, run_pks: Sequence[int]) -> dict[int, int]:
+def failed_tasks(connection: Connection, run_pks: Sequence[int]) -> dict[int, int]:
     """For each run in which tasks failed, how many: a task counts once, however many of its instances did."""
-    ti = TaskInstance
+    ti = TASK_INSTANCE.c
     counts: dict[int, int] = {}
     for some in in_groups(run_pks):
-        rows = session.execute(
+        rows = connection.execute(
             select(ti.run_pk, func.count(ti.task_id.distinct()))
             .where(ti.run_pk.in_(some), ti.state == _S.FAILED)
             .group_by(ti.run_pk)

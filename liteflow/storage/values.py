@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, bindparam, select
 
 from liteflow.states import TaskInstanceState
-from liteflow.storage.models import DagModel, DagRun, TaskInstance, XCom
 from liteflow.storage.recording import text_for_database
 from liteflow.storage.statements import in_groups
+from liteflow.storage.tables import DAG, DAG_RUN, TASK_INSTANCE, XCOM
 
 PulledXCom = tuple[str, int, str, bytes]
 """Task id, map index, encoding, data."""
 
 
 def pull_xcoms(
-    session: Session,
+    connection: Connection,
     *,
     dag_id: str,
     run_id: str,
@@ -34,63 +33,65 @@ def pull_xcoms(
     that has any of them, among the dag's runs up to `logical_date_us` (microseconds, that date included); of runs with
     the same logical date `run_id` counts first, then the one that was created last.
     """
-    wanted = [DagModel.dag_id == dag_id, XCom.key == text_for_database(key)]
+    wanted = [DAG.c.dag_id == dag_id, XCOM.c.key == text_for_database(key)]
     if map_indexes is not None:
         # Written into the statement: there may be more of them than it can have bound values.
         indexes: Any = bindparam(
             "indexes", sorted({int(index) for index in map_indexes}), expanding=True, literal_execute=True
         )
-        wanted.append(TaskInstance.map_index.in_(indexes))
+        wanted.append(TASK_INSTANCE.c.map_index.in_(indexes))
     ids = list(dict.fromkeys(task_ids))
     found: dict[str, list[PulledXCom]] = {task_id: [] for task_id in ids}
     if include_prior_dates:
         for task_id in ids:
-            run_pk = session.scalar(
-                _joined(select(DagRun.id))
-                .where(TaskInstance.task_id == task_id, DagRun.logical_date <= logical_date_us, *wanted)
-                .order_by(DagRun.logical_date.desc(), (DagRun.run_id == run_id).desc(), DagRun.id.desc())
+            run_pk = connection.scalar(
+                _joined(select(DAG_RUN.c.id))
+                .where(TASK_INSTANCE.c.task_id == task_id, DAG_RUN.c.logical_date <= logical_date_us, *wanted)
+                .order_by(DAG_RUN.c.logical_date.desc(), (DAG_RUN.c.run_id == run_id).desc(), DAG_RUN.c.id.desc())
                 .limit(1)
             )
             if run_pk is not None:
-                found[task_id] = _pulled(session, TaskInstance.task_id == task_id, DagRun.id == run_pk, *wanted)
+                found[task_id] = _pulled(
+                    connection, TASK_INSTANCE.c.task_id == task_id, DAG_RUN.c.id == run_pk, *wanted
+                )
     else:
         for some in in_groups(ids):
-            for row in _pulled(session, TaskInstance.task_id.in_(some), DagRun.run_id == run_id, *wanted):
+            for row in _pulled(connection, TASK_INSTANCE.c.task_id.in_(some), DAG_RUN.c.run_id == run_id, *wanted):
                 found[row[0]].append(row)
     return [row for task_id in ids for row in found[task_id]]
 
 
-def _pulled(session: Session, *conditions: Any) -> list[PulledXCom]:
-    rows = session.execute(
-        _joined(select(TaskInstance.task_id, TaskInstance.map_index, XCom.encoding, XCom.value))
+def _pulled(connection: Connection, *conditions: Any) -> list[PulledXCom]:
+    rows = connection.execute(
+        _joined(select(TASK_INSTANCE.c.task_id, TASK_INSTANCE.c.map_index, XCOM.c.encoding, XCOM.c.value))
         .where(*conditions)
-        .order_by(TaskInstance.map_index)
+        .order_by(TASK_INSTANCE.c.map_index)
     )
     return [(task_id, map_index, encoding, data) for task_id, map_index, encoding, data in rows]
 
 
 def _joined(statement: Any) -> Any:
     return (
-        statement.select_from(DagModel)
-        .join(DagRun, DagRun.dag_pk == DagModel.id)
-        .join(TaskInstance, TaskInstance.run_pk == DagRun.id)
-        .join(XCom, XCom.task_instance_pk == TaskInstance.id)
+        statement.select_from(DAG)
+        .join(DAG_RUN, DAG_RUN.c.dag_pk == DAG.c.id)
+        .join(TASK_INSTANCE, TASK_INSTANCE.c.run_pk == DAG_RUN.c.id)
+        .join(XCOM, XCOM.c.task_instance_pk == TASK_INSTANCE.c.id)
     )
 
 
 def task_values(
-    session: Session, run_pk: int, task_id: str, key: str, map_index: int | None = None
+    connection: Connection, run_pk: int, task_id: str, key: str, map_index: int | None = None
 ) -> list[tuple[int, TaskInstanceState, str | None, bytes | None]]:
     """Map index, state, encoding and data of each instance of a task, by map index, in one query.
 
     Encoding and data are None where nothing was handed on. `map_index`: only that one. Empty when there is no such
     task instance.
     """
-    one = [] if map_index is None else [TaskInstance.map_index == map_index]
-    rows = session.execute(
-        select(TaskInstance.map_index, TaskInstance.state, XCom.encoding, XCom.value)
-        .outerjoin(XCom, (XCom.task_instance_pk == TaskInstance.id) & (XCom.key == text_for_database(key)))
-        .where(TaskInstance.run_pk == run_pk, TaskInstance.task_id == task_id, *one)
-        .order_by(TaskInstance.map_index)
+    one = [] if map_index is None else [TASK_INSTANCE.c.map_index == map_index]
+    rows = connection.execute(
+        select(TASK_INSTANCE.c.map_index, TASK_INSTANCE.c.state, XCOM.c.encoding, XCOM.c.value)
+        .outerjoin(XCOM, (XCOM.c.task_instance_pk == TASK_INSTANCE.c.id) & (XCOM.c.key == text_for_database(key)))
+        .where(TASK_INSTANCE.c.run_pk == run_pk, TASK_INSTANCE.c.task_id == task_id, *one)
+        .order_by(TASK_INSTANCE.c.map_index)
     )
     return [(index, state, encoding, data) for index, state, encoding, data in rows]

@@ -22,16 +22,16 @@ def fill(path: str) -> None:
     import sqlalchemy as sa
 
     from liteflow.states import RunState, TaskInstanceState
-    from liteflow.storage.models import DagModel, DagRun, TaskInstance
     from liteflow.storage.schema import open_database
+    from liteflow.storage.tables import DAG, DAG_RUN, TASK_INSTANCE
 
     database = open_database(path, create=True)
     now = time.time_ns() // 1000
     facts = {"params": "{}", "structure_digest": "0" * 64}
     with database.write() as session:
         dag = {"dag_id": "past", "tags": "[]", "created_at": now, "updated_at": now, **facts}
-        session.execute(sa.insert(DagModel.__table__), [dag])
-        dag_pk = session.scalar(sa.select(DagModel.id))
+        session.execute(sa.insert(DAG), [dag])
+        dag_pk = session.scalar(sa.select(DAG.c.id))
     for number in range(RUNS):
         at = now - (RUNS - number) * 3_600_000_000
         with database.write() as session:
@@ -45,9 +45,9 @@ def fill(path: str) -> None:
                 "ended_at": at + 10_000_000,
                 **facts,
             }
-            run_pk = session.execute(sa.insert(DagRun.__table__), run).inserted_primary_key[0]  # type: ignore[index]
+            run_pk = session.execute(sa.insert(DAG_RUN), run).inserted_primary_key[0]  # type: ignore[index]
             session.execute(
-                sa.insert(TaskInstance.__table__),
+                sa.insert(TASK_INSTANCE),
                 [
                     {
                         "run_pk": run_pk,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import event, insert, update
+from sqlalchemy import event, insert, select, update
 
 from liteflow import Dag
 from liteflow.cli import cli
@@ -17,14 +17,14 @@ from liteflow.cli.common import task_and_index
 from liteflow.execution.progress import PlainDisplay
 from liteflow.states import EndReason, RunState
 from liteflow.states import TaskInstanceState as S
-from liteflow.storage import models, recording, summaries
+from liteflow.storage import recording, summaries, tables
 from liteflow.storage.engine import Database
 from liteflow.storage.history import DagRun, open_history
 from liteflow.storage.recording import DagFacts, TaskFacts
 from liteflow.storage.schema import open_database
 
-NOW = models.from_microseconds(1_767_225_600_000_000)
-TI, Try = models.TaskInstance.__table__, models.TaskTry.__table__
+NOW = tables.from_microseconds(1_767_225_600_000_000)
+TI, Try = tables.TASK_INSTANCE, tables.TASK_TRY
 
 Cells = Mapping[tuple[str, int], Mapping[str, Any]]
 
@@ -44,7 +44,7 @@ class Recorded:
         cells: Cells | None = None,
     ) -> dict[tuple[str, int], int]:
         """Record a run whose task instances all succeeded, but for what `cells` says. Returns their keys."""
-        us = models.to_microseconds(NOW)
+        us = tables.to_microseconds(NOW)
         with self.database.write() as session:
             dag_pk = recording.record_dag(session, DagFacts("etl", None, (), "{}", None, "0" * 64), us)
             run_pk, pks = recording.create_run(
@@ -73,8 +73,8 @@ class Recorded:
             for key, values in (cells or {}).items():
                 session.execute(update(TI).where(TI.c.id == by_key[key]).values(values))
             session.execute(
-                update(models.DagRun.__table__)
-                .where(models.DagRun.id == run_pk)
+                update(tables.DAG_RUN)
+                .where(tables.DAG_RUN.c.id == run_pk)
                 .values(state=state, started_at=us, ended_at=us + 9_000_000)
             )
         return by_key
@@ -211,7 +211,7 @@ def test_an_expansion_keeps_the_task_in_its_place(recorded: Recorded, command: C
     tasks = [TaskFacts("add_one", [], "all_success"), TaskFacts("total", ["add_one"], "all_success")]
     pks = recorded.run(tasks, cells={("add_one", -1): {"state": S.PENDING}})
     with recorded.database.write() as session:
-        run_pk = session.get_one(models.TaskInstance, pks["add_one", -1]).run_pk
+        run_pk = session.scalar(select(TI.c.run_pk).where(TI.c.id == pks["add_one", -1]))
         recording.expand_instance(session, run_pk, pks["add_one", -1], tasks[0], 8)
     assert [row.split(" success")[0] for row in rows_of(command("show", "etl"))][1:] == ["total"]
 
@@ -255,7 +255,7 @@ def test_failed_tasks_of_many_runs_are_one_query(recorded: Recorded) -> None:
         recorded.run(mapped(2), f"r{number}", cells={("add_one", 1): failed("E")})
     statements: list[str] = []
     with recorded.database.read() as session:
-        event.listen(session.connection(), "before_cursor_execute", lambda *args: statements.append(args[2]))
+        event.listen(session, "before_cursor_execute", lambda *args: statements.append(args[2]))
         found = summaries.failed_tasks(session, list(range(1, 21)))
         assert found == dict.fromkeys(range(1, 21), 1)
         assert len(statements) == 1
@@ -288,10 +288,10 @@ def wrote(recorded: Recorded) -> Recorded:
     with recorded.database.write() as session:
         for (task_id, index), pk in pks.items():
             line = {"task_instance_pk": pk, "try_number": 1, "at": NOW, "message": f"{task_id} says {index}"}
-            session.execute(insert(models.LogRecord.__table__).values(line))
+            session.execute(insert(tables.LOG_RECORD).values(line))
             value = {"task_instance_pk": pk, "key": "return_value", "encoding": "json", "size_bytes": 1}
             data = str(index).encode()
-            session.execute(insert(models.XCom.__table__).values(value | {"sha256": b"0" * 32, "value": data}))
+            session.execute(insert(tables.XCOM).values(value | {"sha256": b"0" * 32, "value": data}))
     return recorded
 
 

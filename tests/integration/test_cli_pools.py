@@ -11,7 +11,7 @@ import pytest
 
 from liteflow.execution.liveness import OwnLock
 from liteflow.execution.processes import start_time_of
-from liteflow.storage import models, recording
+from liteflow.storage import recording, tables
 from liteflow.storage.recording import DagFacts, TaskFacts
 from liteflow.storage.schema import open_database
 from tests.conftest import liteflow
@@ -86,7 +86,7 @@ def test_slots_of_dead_owners_are_not_in_use(db: str, tmp_path: Path) -> None:
                 session,
                 dag_pk,
                 run_id=token,
-                logical_date=models.from_microseconds(1),
+                logical_date=tables.from_microseconds(1),
                 params_json="{}",
                 structure_digest="x",
                 tasks=[TaskFacts("t", [], "all_success", pool="api", pool_slots=slots)],

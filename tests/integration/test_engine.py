@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from liteflow.errors import StorageError
 from liteflow.storage import engine
 from liteflow.storage.engine import Database, database_url, storage_error
-from liteflow.storage.models import Pool
 from liteflow.storage.schema import open_database
+from liteflow.storage.tables import POOL
 from tests.conftest import run_python
 
 
@@ -36,18 +36,16 @@ def database(db: str) -> Iterator[Database]:
 
 def test_a_read_scope_cannot_write(database: Database) -> None:
     with pytest.raises(StorageError, match="readonly"), database.read() as session:
-        session.add(Pool(name="p", slots=1))
-        session.flush()
+        session.execute(insert(POOL).values(name="p", slots=1))
     assert count(database) == 0
     with database.write() as session:  # the same connection writes again afterwards
-        session.add(Pool(name="p", slots=1))
+        session.execute(insert(POOL).values(name="p", slots=1))
     assert count(database) == 1
 
 
 def test_a_write_scope_commits_all_or_nothing(database: Database) -> None:
     with pytest.raises(KeyError), database.write() as session:
-        session.add(Pool(name="p", slots=1))
-        session.flush()
+        session.execute(insert(POOL).values(name="p", slots=1))
         raise KeyError("in the middle")
     assert count(database) == 0
 
@@ -95,7 +93,7 @@ def test_a_write_scope_holds_the_lock_from_its_first_statement(database: Databas
 
 def test_eight_threads_never_claim_the_same_row(database: Database) -> None:
     with database.write() as session:
-        session.add_all(Pool(name=f"row{number}", slots=0) for number in range(200))
+        session.execute(insert(POOL), [{"name": f"row{number}", "slots": 0} for number in range(200)])
     claimed: list[int] = []
 
     def claim() -> None:
@@ -220,12 +218,11 @@ def test_a_program_that_holds_the_database_is_waited_for_and_then_named(
         other.execute("BEGIN IMMEDIATE")
         told = r"locked \(another program has held it for 0.2 s"
         with pytest.raises(StorageError, match=told), database.write() as session:
-            session.add(Pool(name="p", slots=1))
-            session.flush()
+            session.execute(insert(POOL).values(name="p", slots=1))
         with database.read() as session:  # which needs no lock
             assert session.scalar(text("SELECT 1")) == 1
     with database.write() as session:
-        session.add(Pool(name="p", slots=1))
+        session.execute(insert(POOL).values(name="p", slots=1))
     assert count(database) == 1
 
 

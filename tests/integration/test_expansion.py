@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from liteflow.states import EndReason, TaskInstanceState
-from liteflow.storage import models, recording
+from liteflow.storage import recording, tables
 from liteflow.storage.engine import Database
 from liteflow.storage.recording import DagFacts, TaskFacts, TryEnded
 from liteflow.storage.schema import open_database
 
 S = TaskInstanceState
-TI = models.TaskInstance
+TI = tables.TASK_INSTANCE.c
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def create(database: Database, tasks: Sequence[TaskFacts], run_id: str = "r") ->
             session,
             dag_pk,
             run_id=run_id,
-            logical_date=models.from_microseconds(1),
+            logical_date=tables.from_microseconds(1),
             params_json="{}",
             structure_digest="x",
             tasks=tasks,
@@ -50,13 +50,13 @@ def executor(database: Database) -> int:
 def row(database: Database, pk: int) -> dict[str, Any]:
     """The task instance as it is stored."""
     with database.read() as session:
-        found = session.execute(select(models.TaskInstance.__table__).where(TI.id == pk)).mappings().one()
+        found = session.execute(select(tables.TASK_INSTANCE).where(TI.id == pk)).mappings().one()
         return dict(found)
 
 
 def set_row(database: Database, pk: int, **values: Any) -> None:
     with database.write() as session:
-        session.execute(update(TI).where(TI.id == pk).values(values))
+        session.execute(update(tables.TASK_INSTANCE).where(TI.id == pk).values(values))
 
 
 # Mapped task instances
@@ -145,7 +145,7 @@ def test_keys_of_deleted_task_instances_are_not_given_again(database: Database) 
     task = TaskFacts("each", [], "all_success", range(4))
     run_pk, pks = create(database, [task])
     with database.write() as session:
-        session.execute(models.DagRun.__table__.delete().where(models.DagRun.id == run_pk))
+        session.execute(tables.DAG_RUN.delete().where(tables.DAG_RUN.c.id == run_pk))
     _, (pk,) = create(database, [TaskFacts("each", [], "all_success")], "again")
     assert pk == pks[-1] + 1
 
@@ -185,7 +185,7 @@ def test_a_sensor_that_looks_again_is_the_same_try(database: Database, sensor: t
     assert look_again(database, pk, me, began=100, due=900) == set()
     waiting = row(database, pk)
     assert (waiting["state"], waiting["try_number"], waiting["reschedules"]) == (S.UP_FOR_RESCHEDULE, 1, 0)
-    assert waiting["due_at"] == models.from_microseconds(900)
+    assert waiting["due_at"] == tables.from_microseconds(900)
     other = executor(database)
     with database.write() as session:
         recording.reclaim(session, [(pk, 1)], other)
@@ -193,14 +193,14 @@ def test_a_sensor_that_looks_again_is_the_same_try(database: Database, sensor: t
     again = row(database, pk)
     assert (again["state"], again["try_number"], again["reschedules"]) == (S.RUNNING, 1, 1)
     assert (again["executor_pk"], again["due_at"], again["ended_at"]) == (other, None, None)
-    assert again["started_at"] == models.from_microseconds(100), "the first look is its beginning"
+    assert again["started_at"] == tables.from_microseconds(100), "the first look is its beginning"
     with database.write() as session:
         ended = TryEnded(pk, 1, S.SUCCESS, None, None, 905, 910, None)
         assert recording.record_ended(session, [ended], other) == set()
     over = row(database, pk)
-    assert (over["started_at"], over["ended_at"]) == (models.from_microseconds(100), models.from_microseconds(910))
+    assert (over["started_at"], over["ended_at"]) == (tables.from_microseconds(100), tables.from_microseconds(910))
     with database.read() as session:
-        assert session.scalars(select(models.TaskTry)).all() == []
+        assert session.execute(select(tables.TASK_TRY)).all() == []
 
 
 def test_the_first_look_may_end_before_its_beginning_is_recorded(database: Database) -> None:
@@ -209,7 +209,7 @@ def test_the_first_look_may_end_before_its_beginning_is_recorded(database: Datab
     with database.write() as session:
         recording.claim(session, [(pk, 1)], me)
     look_again(database, pk, me, began=100, due=900)
-    assert row(database, pk)["started_at"] == models.from_microseconds(100)
+    assert row(database, pk)["started_at"] == tables.from_microseconds(100)
 
 
 def test_it_goes_on_from_queued_too(database: Database, sensor: tuple[int, int]) -> None:
@@ -258,10 +258,10 @@ def test_a_new_try_begins_anew(database: Database, sensor: tuple[int, int]) -> N
         recording.record_started(session, [(pk, 2, 2001)], me)
     again = row(database, pk)
     assert (again["try_number"], again["reschedules"]) == (2, 0)
-    assert again["started_at"] == models.from_microseconds(2001)
+    assert again["started_at"] == tables.from_microseconds(2001)
     with database.read() as session:
-        (old,) = session.scalars(select(models.TaskTry)).all()
-        assert (old.try_number, old.started_at) == (1, models.from_microseconds(100))
+        (old,) = session.execute(select(tables.TASK_TRY)).all()
+        assert (old.try_number, old.started_at) == (1, tables.from_microseconds(100))
 
 
 # Labels
@@ -283,7 +283,7 @@ def test_a_row_that_is_inserted_by_hand_counts_from_zero(database: Database) -> 
     values = {"run_pk": run_pk, "task_id": "a", "map_index": -1, "upstream": "[]", "trigger_rule": "all_success"}
     values |= {"state": S.PENDING, "generation": 0, "try_number": 0, "crashes": 0}
     with database.write() as session:
-        session.execute(insert(models.TaskInstance.__table__).values(values))
+        session.execute(insert(tables.TASK_INSTANCE).values(values))
         assert session.scalar(select(TI.reschedules)) == 0
 
 

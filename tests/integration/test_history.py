@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 import liteflow
 from liteflow import Dag, ExecutorService
 from liteflow.errors import AmbiguousRunError, DatabaseMissingError, MetadataOnlyError, NotFoundError, StorageError
 from liteflow.states import EndReason, RunState, TaskInstanceState
-from liteflow.storage import models
+from liteflow.storage import models, tables
 from liteflow.storage.history import open_history
 from liteflow.storage.recording import TryEnded, record_ended
 from liteflow.storage.schema import open_database
+from liteflow.storage.tables import TASK_INSTANCE as TI
 from tests.conftest import liteflow as liteflow_command
 from tests.integration.flows.giving import give
 
@@ -95,15 +98,22 @@ def test_a_session_of_ones_own_reads_and_cannot_write(dag: Dag, db: str) -> None
         session.flush()
 
 
+def test_each_table_has_a_model_with_its_columns() -> None:
+    mapped = {mapper.local_table: mapper.class_ for mapper in models.Base.registry.mappers}
+    assert set(mapped) == set(tables.metadata.tables.values())
+    for table, model in mapped.items():
+        typed = [
+            node.target.id for node in ast.walk(ast.parse(inspect.getsource(model))) if isinstance(node, ast.AnnAssign)
+        ]
+        assert typed == [column.name for column in table.columns], f"what a type checker reads of {model.__name__}"
+
+
 def test_an_outcome_of_a_try_that_was_taken_over_is_dropped(dag: Dag, db: str) -> None:
     """The fence: owner, try number and state must all still be the writer's."""
     database = open_database(db, pooled=False)
     with database.write() as session:
-        instance = session.scalars(select(models.TaskInstance)).first()
-        assert instance is not None
-        pk, owner = instance.id, instance.executor_pk
-        instance.state = TaskInstanceState.RUNNING
-        instance.try_number = 2
+        pk, owner = session.execute(select(TI.c.id, TI.c.executor_pk)).first() or (0, None)
+        session.execute(update(TI).where(TI.c.id == pk).values(state=TaskInstanceState.RUNNING, try_number=2))
 
     def end(try_number: int, executor: int) -> set[int]:
         row = TryEnded(pk, try_number, TaskInstanceState.FAILED, EndReason.ERROR, "late", 1, 2, None)
@@ -116,7 +126,7 @@ def test_an_outcome_of_a_try_that_was_taken_over_is_dropped(dag: Dag, db: str) -
     assert end(2, owner) == set()
     assert end(2, owner) == set(), "the same once more is no news"
     with database.read() as session:
-        assert session.scalar(select(models.TaskInstance.error).where(models.TaskInstance.id == pk)) == "late"
+        assert session.scalar(select(TI.c.error).where(TI.c.id == pk)) == "late"
     database.close()
 
 
@@ -130,7 +140,7 @@ def test_a_queued_run_can_be_drawn_and_cancelled(db: str) -> None:
             session,
             dag_pk,
             run_id="q",
-            logical_date=models.from_microseconds(1),
+            logical_date=tables.from_microseconds(1),
             params_json="{}",
             structure_digest="x",
             tasks=[recording.TaskFacts("a", [], "all_success"), recording.TaskFacts("b", ["a"], "all_success")],
@@ -169,7 +179,7 @@ def mapped(db: str) -> Dag:
             session,
             dag_pk,
             run_id="m",
-            logical_date=models.from_microseconds(1),
+            logical_date=tables.from_microseconds(1),
             params_json="{}",
             structure_digest="x",
             tasks=[

@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import update
 
 from liteflow.states import TaskInstanceState
-from liteflow.storage import models, pools, recording
+from liteflow.storage import pools, recording, tables
 from liteflow.storage.engine import Database
 from liteflow.storage.history import Owner
-from liteflow.storage.models import TaskInstance
 from liteflow.storage.pools import PoolInfo
 from liteflow.storage.recording import DagFacts, TaskFacts
 from liteflow.storage.schema import open_database
+from liteflow.storage.tables import TASK_INSTANCE
 
 S = TaskInstanceState
 
@@ -49,7 +49,7 @@ def claim(database: Database, token: str, *claims: tuple[str | None, int]) -> tu
             session,
             dag_pk,
             run_id=token,
-            logical_date=models.from_microseconds(1),
+            logical_date=tables.from_microseconds(1),
             params_json="{}",
             structure_digest="x",
             tasks=tasks,
@@ -125,7 +125,7 @@ def test_only_what_runs_takes_slots(database: Database, state: S) -> None:
     me, _ = claim(database, "me")
     _, (pk,) = claim(database, "one", ("api", 1))
     with database.write() as session:
-        session.execute(update(TaskInstance).where(TaskInstance.id == pk).values(state=state))
+        session.execute(update(TASK_INSTANCE).where(TASK_INSTANCE.c.id == pk).values(state=state))
     assert elsewhere(database, ["api"], me) == []
 
 
@@ -154,6 +154,6 @@ def test_claims_are_found_by_the_index_of_claims(database: Database) -> None:
     event.remove(database.engine, "before_cursor_execute", note)
     (statement,) = [one for one in seen if "pool_slots" in one[0]]
     with database.read() as session:
-        plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement[0]}", statement[1]).fetchall()
+        plan = session.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement[0]}", statement[1]).fetchall()
     details = " ".join(str(row[3]) for row in plan)
     assert "INDEX ix_liteflow_task_instance_pool (pool=?)" in details, details

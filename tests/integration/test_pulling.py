@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import delete, event, select, update
 
 from liteflow.states import RunState, TaskInstanceState
-from liteflow.storage import callbacks, models, past, recording, values
+from liteflow.storage import callbacks, past, recording, tables, values
 from liteflow.storage.callbacks import CallbackFacts, DueCallback
 from liteflow.storage.engine import Database
-from liteflow.storage.models import TaskInstance
 from liteflow.storage.recording import DagFacts, TaskFacts
 from liteflow.storage.schema import open_database
+from liteflow.storage.tables import TASK_INSTANCE
 
 S = TaskInstanceState
 
@@ -48,7 +48,7 @@ def create(
             session,
             dag_pk,
             run_id=run_id,
-            logical_date=models.from_microseconds(logical_date),
+            logical_date=tables.from_microseconds(logical_date),
             params_json="{}",
             structure_digest="x",
             tasks=tasks,
@@ -64,7 +64,7 @@ def hand_on(database: Database, pk: int, value: str, key: str = "return_value") 
 
 def set_state(database: Database, pks: Sequence[int], state: S) -> None:
     with database.write() as session:
-        session.execute(update(TaskInstance).where(TaskInstance.id.in_(pks)).values(state=state))
+        session.execute(update(TASK_INSTANCE).where(TASK_INSTANCE.c.id.in_(pks)).values(state=state))
 
 
 def statements(database: Database) -> list[tuple[str, Any]]:
@@ -80,7 +80,7 @@ def statements(database: Database) -> list[tuple[str, Any]]:
 
 def plan(database: Database, statement: tuple[str, Any]) -> str:
     with database.read() as session:
-        rows = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement[0]}", statement[1]).fetchall()
+        rows = session.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement[0]}", statement[1]).fetchall()
     return "; ".join(str(row[3]) for row in rows)
 
 
@@ -338,7 +338,7 @@ def test_a_callback_is_due_until_it_has_ended(database: Database) -> None:
     assert [one.id for one in due(database, run_pk)] == [ids[1]]
     assert [one.id for one in due(database, other_pk)] == [ids[2]]
     with database.read() as session:
-        assert session.scalar(select(models.Callback.created_at)) == models.from_microseconds(5)
+        assert session.scalar(select(tables.CALLBACK.c.created_at)) == tables.from_microseconds(5)
 
 
 def test_an_id_is_not_used_again(database: Database) -> None:
@@ -356,7 +356,7 @@ def test_callbacks_go_with_their_run(database: Database) -> None:
     with database.write() as session:
         rows = [CallbackFacts(run_pk, "on_failure", first, 1), CallbackFacts(run_pk, "dag_on_failure")]
         ids = callbacks.store_callbacks(session, rows, 5)
-        session.execute(delete(models.DagRun).where(models.DagRun.id == run_pk))
+        session.execute(delete(tables.DAG_RUN).where(tables.DAG_RUN.c.id == run_pk))
     assert due(database, run_pk) == []
     with database.write() as session:
         callbacks.delete_callbacks(session, [*ids, *range(1000, 2000)])

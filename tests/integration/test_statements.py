@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import bindparam, insert, select, text, update
 
 from liteflow.errors import StorageError
-from liteflow.storage import models, recording, statements
+from liteflow.storage import recording, statements, tables
 from liteflow.storage.engine import DRIVER, Database
 from liteflow.storage.schema import open_database
-from liteflow.storage.statements import Prepared, table_of
+from liteflow.storage.statements import Prepared
 
-POOL = table_of(models.Pool)
+POOL = tables.POOL
 ADD = Prepared(insert(POOL), "name", "slots")
 GROW = Prepared(update(POOL).where(POOL.c.name == bindparam("of")).values(slots=bindparam("to")), "of", "to")
 SIZES = Prepared(select(POOL.c.name, POOL.c.slots).where(POOL.c.slots > bindparam("least")), "least")
@@ -46,26 +46,25 @@ def test_rows_are_changed_and_counted(database: Database) -> None:
 def test_what_the_session_does_and_what_goes_past_it_is_one_transaction(database: Database) -> None:
     with pytest.raises(KeyError), database.write() as session:
         ADD.run(session, [("a", 1)])
-        session.add(models.Pool(name="b", slots=2))
-        session.flush()
+        session.execute(insert(tables.POOL).values(name="b", slots=2))
         assert SIZES.fetch(session, 0) == [("a", 1), ("b", 2)]
         raise KeyError("nothing of it stays")
     assert sizes(database) == []
     with database.write() as session:
-        session.add(models.Pool(name="b", slots=2))
+        session.execute(insert(tables.POOL).values(name="b", slots=2))
         ADD.run(session, [("a", 1)])
     assert sorted(sizes(database)) == [("a", 1), ("b", 2)], "what the session still had to write is written"
 
 
 def test_a_scope_knows_nothing_of_what_the_session_of_the_one_before_read(database: Database) -> None:
     with database.write() as session:
-        session.add(models.Pool(name="a", slots=1))
+        session.execute(insert(tables.POOL).values(name="a", slots=1))
     with database.write() as session:
-        assert session.scalars(select(models.Pool)).one().slots == 1
+        assert session.execute(select(tables.POOL)).one().slots == 1
     with database.write() as session:
         GROW.run(session, [("a", 5)])
     with database.write() as session:
-        assert session.scalars(select(models.Pool)).one().slots == 5
+        assert session.execute(select(tables.POOL)).one().slots == 5
 
 
 def test_a_read_scope_writes_nothing_past_the_session_either(database: Database) -> None:
@@ -93,7 +92,7 @@ def test_an_error_of_the_driver_is_one_line_and_rolls_back(database: Database) -
 
 
 def test_an_insert_that_leaves_out_a_column_with_a_default_of_python_is_refused(database: Database) -> None:
-    table = table_of(models.DagModel)
+    table = tables.DAG
     with pytest.raises(ValueError, match="tags"), database.write() as session:
         Prepared(insert(table), "dag_id", "params").run(session, [("a", "{}")])
 
