@@ -74,6 +74,10 @@ class EndReason(StrEnum):
     """Another task failed in a dag with `fail_fast`."""
     LOST = "lost"
     """Its result came after the try had been taken over."""
+    MARKED = "marked"
+    """Somebody said that this is its state: `liteflow mark`."""
+    REUSED = "reused"
+    """It succeeded in the run whose values this run began with: `liteflow rerun`."""
 
 
 _S = TaskInstanceState

@@ -23,17 +23,17 @@ from liteflow.errors import LiteflowError
 # of it, so that a list of commands need not import them all. A test holds the words and the commands' own together.
 _COMMANDS = {
     "cancel": ("liteflow.cli.change", "Ask for the end of a run, or of one of its tasks."),
-    "dags": ("liteflow.cli.look", "List the dags that have run in the database."),
+    "dags": ("liteflow.cli.listing", "List the dags that have run in the database."),
     "db": ("liteflow.cli.db", "Create, upgrade, back up and check the database."),
     "delete": ("liteflow.cli.change", "Delete a run, or a dag with all of its runs."),
-    "logs": ("liteflow.cli.look", "Print the log of a run or of one of its tasks."),
+    "logs": ("liteflow.cli.logs", "Print the log of a run or of one of its tasks."),
     "pools": ("liteflow.cli.pools", "List and change the pools, slots that tasks share."),
     "run": ("liteflow.cli.run", "Run a dag of a Python file once, or go on with a run."),
-    "runs": ("liteflow.cli.look", "List runs, the newest first."),
+    "runs": ("liteflow.cli.listing", "List runs, the newest first."),
     "scaffold": ("liteflow.cli.scaffold", "Write a dag file to start from."),
-    "show": ("liteflow.cli.look", "Show a run and each of its task instances."),
-    "visualize": ("liteflow.cli.look", "Draw a run as a Mermaid flowchart."),
-    "xcom": ("liteflow.cli.look", "Print the values that a task handed on."),
+    "show": ("liteflow.cli.show", "Show a run and each of its task instances."),
+    "visualize": ("liteflow.cli.visualize", "Draw a run as a Mermaid flowchart."),
+    "xcom": ("liteflow.cli.xcom", "Print the values that a task handed on."),
 }
 
 

@@ -223,6 +223,7 @@ def instance_document(instance: TaskInstanceInfo) -> dict[str, Any]:
         "try_number": instance.try_number,
         "reschedules": instance.reschedules,
         "peak_rss_bytes": instance.peak_rss_bytes,
+        "slot": instance.slot,
         "pool": instance.pool,
         "error": instance.error,
         "upstream": list(instance.upstream),

@@ -147,6 +147,8 @@ class Job:
     """How often the kernel had killed for want of memory when it started."""
     peak_rss_bytes: int | None = None
     """The most memory that it was seen to hold so far."""
+    slot: int | None = None
+    """The place of the slot that it was given to last: 1, 2, ...; None where there are no slots."""
 
 
 @dataclass(slots=True)

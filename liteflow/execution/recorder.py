@@ -95,7 +95,7 @@ def _record_tries(connection: Connection, turn: Turn, executor_pk: int, now_us: 
     recording.record_started(
         connection,
         [
-            (job.run.pks[job.index], job.try_number, job.started_us or now_us)
+            (job.run.pks[job.index], job.try_number, job.started_us or now_us, job.slot)
             for job in turn.started
             if id(job) not in over
         ],
@@ -127,6 +127,7 @@ def _ended_row(job: Job, outcome: Outcome, change: Change, now_us: int) -> recor
         now_us + int(min(change.delay_s, LATEST_DUE_S) * 1e6) if change.state in _DELAYED else None,
         outcome.label,
         outcome.peak_rss_bytes,
+        job.slot,
     )
 
 

@@ -39,8 +39,10 @@ MOST_RECIPES = 1000
 class Slot:
     """One worker process, seen from the parent."""
 
-    def __init__(self, number: int, selector: selectors.BaseSelector) -> None:
+    def __init__(self, number: int, selector: selectors.BaseSelector, place: int = 1) -> None:
         self.number = number
+        self.place = place
+        """Which of the service's slots it is: 1, 2, ...; one that is replaced hands its place on."""
         self.mark = secrets.token_hex(8)
         self.outer_mark = os.environ.get("LITEFLOW_SLOT")
         self.jobs: deque[Job] = deque()

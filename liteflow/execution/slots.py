@@ -10,6 +10,7 @@ or from a dead one, without asking it.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import selectors
@@ -98,7 +99,9 @@ class SlotEngine:
 
     def _add_slot(self) -> None:
         self._numbers += 1
-        slot = self._slots[self._numbers] = Slot(self._numbers, self._selector)
+        taken = {slot.place for slot in self._slots.values()}
+        place = next(place for place in itertools.count(1) if place not in taken)
+        slot = self._slots[self._numbers] = Slot(self._numbers, self._selector, place)
         if self._locks is not None:
             slot.hold_lock(*self._locks)
 
@@ -122,10 +125,12 @@ class SlotEngine:
         return slot.expected_s < REFILL_BELOW_S and now - slot.busy_since() < RECALL_AFTER_S
 
     def submit(self, vacancy: int, jobs: list[Job]) -> None:
+        slot = self._slots[vacancy]
         oom_kills = self._oom.kills(newer_than=time.monotonic() - OOM_KNOWN_S)
         for job in jobs:
             job.oom_kills = oom_kills  # it may die of its arguments, before it starts
-        self._slots[vacancy].give(jobs)
+            job.slot = slot.place
+        slot.give(jobs)
 
     def has_begun(self, job: Job) -> bool:
         slot = self._slot_of(job)

@@ -116,6 +116,8 @@ class TaskInstanceInfo:
     """How many times the latest try gave its slot back, and went on."""
     peak_rss_bytes: int | None
     """The most memory that the latest try and its children were seen to hold; None for tries of less than 100 ms."""
+    slot: int | None
+    """In which slot the latest try ran: 1, 2, ...; None before, and where there are no slots."""
     pk: int = field(repr=False)
 
     @property
@@ -136,6 +138,7 @@ class TryInfo:
     error: str | None
     started_at: datetime | None
     ended_at: datetime | None
+    slot: int | None
 
 
 @dataclass(frozen=True)
@@ -484,6 +487,7 @@ class History:
                         row.error,
                         row.started_at,
                         row.ended_at,
+                        row.slot,
                     )
                 )
                 for row in rows
@@ -623,6 +627,7 @@ def _instance_view(row: Row[Any]) -> TaskInstanceInfo:
             pool=row.pool,
             reschedules=row.reschedules,
             peak_rss_bytes=row.peak_rss_bytes,
+            slot=row.slot,
             pk=row.id,
         )
     )

@@ -34,6 +34,8 @@ class DagModel(Base):
         structure_digest: Mapped[str]
         created_at: Mapped[datetime]
         updated_at: Mapped[datetime]
+        retain_runs: Mapped[int | None]
+        retain_days: Mapped[float | None]
 
 
 class ExecutorRecord(Base):
@@ -68,6 +70,7 @@ class DagRun(Base):
         started_at: Mapped[datetime | None]
         ended_at: Mapped[datetime | None]
         cancel_requested_at: Mapped[datetime | None]
+        rerun_of: Mapped[str | None]
 
 
 class TaskInstance(Base):
@@ -98,6 +101,7 @@ class TaskInstance(Base):
         uncounted_tries: Mapped[int]
         cancel_requested_at: Mapped[datetime | None]
         peak_rss_bytes: Mapped[int | None]
+        slot: Mapped[int | None]
 
 
 class TaskTry(Base):
@@ -115,6 +119,7 @@ class TaskTry(Base):
         started_at: Mapped[datetime | None]
         ended_at: Mapped[datetime | None]
         peak_rss_bytes: Mapped[int | None]
+        slot: Mapped[int | None]
 
 
 class XCom(Base):

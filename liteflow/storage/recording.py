@@ -79,6 +79,8 @@ class TryEnded(NamedTuple):
     rendered_map_index: str | None = None
     """The label of a mapped task instance; None leaves the one that it has."""
     peak_rss_bytes: int | None = None
+    slot: int | None = None
+    """In which slot it ran: 1, 2, ..."""
 
 
 def text_for_database(text: str) -> str:
@@ -179,7 +181,17 @@ def add_instances(
 def keep_latest_tries(connection: Connection, pks: Sequence[int]) -> None:
     """Copy the latest tries of task instances, which are over, to where tries are that were followed by another."""
     ti, old = TASK_INSTANCE.c, TASK_TRY.c
-    copied = ("try_number", "generation", "state", "end_reason", "error", "started_at", "ended_at", "peak_rss_bytes")
+    copied = (
+        "try_number",
+        "generation",
+        "state",
+        "end_reason",
+        "error",
+        "started_at",
+        "ended_at",
+        "peak_rss_bytes",
+        "slot",
+    )
     for some in in_groups(pks):
         kept = exists().where(old.task_instance_pk == ti.id, old.try_number == ti.try_number)
         # A try that is followed by another one failed, unless its task instance says that it went well.
@@ -224,6 +236,7 @@ _UNTRIED = {
     "reschedules": 0,
     "cancel_requested_at": None,
     "peak_rss_bytes": None,
+    "slot": None,
 }
 """What a task instance has of a try before the first one of its generation."""
 
@@ -442,10 +455,10 @@ def record_errors(connection: Connection, rows: Sequence[tuple[int, str]]) -> No
         _ERROR.run(connection, [(text_for_database(error), pk) for pk, error in rows])
 
 
-def record_started(connection: Connection, rows: Sequence[tuple[int, int, int]], executor_pk: int) -> None:
-    """Tries that began to run: key, try number, microseconds. One that was rescheduled keeps its first beginning."""
+def record_started(connection: Connection, rows: Sequence[tuple[int, int, int, int | None]], executor_pk: int) -> None:
+    """Tries that began to run: key, try number, microseconds, slot. One that was rescheduled keeps its beginning."""
     if rows:
-        _STARTED.run(connection, [(at, pk, executor_pk, number) for pk, number, at in rows])
+        _STARTED.run(connection, [(at, slot, pk, executor_pk, number) for pk, number, at, slot in rows])
 
 
 def record_ended(connection: Connection, rows: Sequence[TryEnded], executor_pk: int) -> set[int]:
@@ -457,9 +470,9 @@ def record_ended(connection: Connection, rows: Sequence[TryEnded], executor_pk: 
         return set()
     plain, others = [], []
     for row in rows:
-        pk, number, state, reason, error, started, ended, due, label, peak = row
+        pk, number, state, reason, error, started, ended, due, label, peak, slot = row
         if state is _S.SUCCESS and (reason, error, due, label, peak) == _NOTHING_MORE:
-            plain.append((started, ended, pk, executor_pk, number))
+            plain.append((started, ended, slot, pk, executor_pk, number))
         else:
             others.append(
                 (
@@ -471,6 +484,7 @@ def record_ended(connection: Connection, rows: Sequence[TryEnded], executor_pk: 
                     ended,
                     None if label is None else text_for_database(label),
                     peak,
+                    slot,
                     pk,
                     executor_pk,
                     number,
@@ -585,6 +599,7 @@ _CLAIM = Prepared(
         started_at=None,
         ended_at=None,
         peak_rss_bytes=None,
+        slot=None,
         reschedules=0,
     ),
     "number",
@@ -683,7 +698,12 @@ def _beginning(name: str) -> Any:
 
 
 _STARTED = Prepared(
-    update(TASK_INSTANCE).where(*_MINE).values(started_at=_beginning("at")), "at", "pk", "executor", "number"
+    update(TASK_INSTANCE).where(*_MINE).values(started_at=_beginning("at"), slot=bindparam("lane")),
+    "at",
+    "lane",
+    "pk",
+    "executor",
+    "number",
 )
 _SUCCEEDED = Prepared(  # most of them, and half as expensive
     update(TASK_INSTANCE)
@@ -696,9 +716,11 @@ _SUCCEEDED = Prepared(  # most of them, and half as expensive
         ended_at=bindparam("ended"),
         due_at=None,
         peak_rss_bytes=None,
+        slot=bindparam("lane"),
     ),
     "began",
     "ended",
+    "lane",
     "pk",
     "executor",
     "number",
@@ -715,6 +737,7 @@ _ENDED = Prepared(
         due_at=bindparam("due"),
         rendered_map_index=func.coalesce(bindparam("label"), TASK_INSTANCE.c.rendered_map_index),
         peak_rss_bytes=bindparam("peak"),
+        slot=bindparam("lane"),
     ),
     "new",
     "why",
@@ -724,6 +747,7 @@ _ENDED = Prepared(
     "ended",
     "label",
     "peak",
+    "lane",
     "pk",
     "executor",
     "number",

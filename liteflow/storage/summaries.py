@@ -148,6 +148,7 @@ def listed_tries(connection: Connection, run_pk: int, *, most: int | None) -> di
             old.error,
             old.started_at,
             old.ended_at,
+            old.slot,
         )
         .join(TASK_TRY, old.task_instance_pk == ti.id)
         .where(ti.run_pk == run_pk)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Dialect,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -112,6 +113,10 @@ class DagModelColumns(TypedColumns):
     """SHA-256 over task ids, edges and trigger rules of the latest run."""
     created_at: Named[datetime] = Column(UtcMicroseconds)
     updated_at: Named[datetime] = Column(UtcMicroseconds)
+    retain_runs: Named[int | None] = Column(Integer)
+    """How many runs the dag wants to keep; NULL for all. As its code said when it ran last, like `retain_days`."""
+    retain_days: Named[float | None] = Column(Float)
+    """For how many days; NULL for ever."""
 
 
 DAG = Table("liteflow_dag", metadata, DagModelColumns)
@@ -152,6 +157,8 @@ class DagRunColumns(TypedColumns):
     started_at: Named[datetime | None] = Column(UtcMicroseconds)
     ended_at: Named[datetime | None] = Column(UtcMicroseconds)
     cancel_requested_at: Named[datetime | None] = Column(UtcMicroseconds)
+    rerun_of: Named[str | None] = Column(String(250))
+    """The id of the run, of the same dag, whose values this one began with. That run may be gone."""
 
 
 DAG_RUN = Table(
@@ -160,6 +167,7 @@ DAG_RUN = Table(
     DagRunColumns,
     UniqueConstraint("dag_pk", "run_id"),
     Index(None, "run_id"),
+    Index(None, "created_at"),
     Index(None, "dag_pk", "created_at"),
     Index(None, "dag_pk", "logical_date"),
     Index(None, "state"),
@@ -210,6 +218,8 @@ class TaskInstanceColumns(TypedColumns):
     """When somebody asked for the end of this task instance alone."""
     peak_rss_bytes: Named[int | None] = Column(BigInteger)
     """The most memory that the latest try was seen to hold; NULL for short ones."""
+    slot: Named[int | None] = Column(Integer)
+    """In which slot of its executor service the latest try ran: 1, 2, ...; NULL where there are none."""
 
 
 TASK_INSTANCE = Table(
@@ -237,6 +247,7 @@ class TaskTryColumns(TypedColumns):
     started_at: Named[datetime | None] = Column(UtcMicroseconds)
     ended_at: Named[datetime | None] = Column(UtcMicroseconds)
     peak_rss_bytes: Named[int | None] = Column(BigInteger)
+    slot: Named[int | None] = Column(Integer)
 
 
 TASK_TRY = Table(

@@ -170,7 +170,7 @@ def sensor(database: Database) -> tuple[int, int]:
     me = executor(database)
     with database.write() as session:
         recording.claim(session, [(pk, 1)], me)
-        recording.record_started(session, [(pk, 1, 100)], me)
+        recording.record_started(session, [(pk, 1, 100, 1)], me)
     return pk, me
 
 
@@ -189,7 +189,7 @@ def test_a_sensor_that_looks_again_is_the_same_try(database: Database, sensor: t
     other = executor(database)
     with database.write() as session:
         recording.reclaim(session, [(pk, 1)], other)
-        recording.record_started(session, [(pk, 1, 905)], other)
+        recording.record_started(session, [(pk, 1, 905, 1)], other)
     again = row(database, pk)
     assert (again["state"], again["try_number"], again["reschedules"]) == (S.RUNNING, 1, 1)
     assert (again["executor_pk"], again["due_at"], again["ended_at"]) == (other, None, None)
@@ -255,7 +255,7 @@ def test_a_new_try_begins_anew(database: Database, sensor: tuple[int, int]) -> N
         failed = TryEnded(pk, 1, S.UP_FOR_RETRY, EndReason.ERROR, "no", 905, 910, 2000)
         recording.record_ended(session, [failed], me)
         recording.claim(session, [(pk, 2)], me)
-        recording.record_started(session, [(pk, 2, 2001)], me)
+        recording.record_started(session, [(pk, 2, 2001, 2)], me)
     again = row(database, pk)
     assert (again["try_number"], again["reschedules"]) == (2, 0)
     assert again["started_at"] == tables.from_microseconds(2001)

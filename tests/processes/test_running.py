@@ -46,6 +46,20 @@ def test_a_diamond_passes_its_values_along(db: str) -> None:
     assert run.xcom("bottom") == 5
 
 
+@task(retries=1)
+def die_first(try_number: int) -> None:
+    if try_number == 1:
+        os._exit(1)
+
+
+def test_each_try_tells_its_slot_and_a_slot_that_is_replaced_keeps_its_place(db: str) -> None:
+    with Dag("slots", db_path=db) as dag:
+        die_first()
+    run = dag.run(progress=False, max_workers=1)
+    assert [(one.try_number, one.slot) for one in run.tries()] == [(1, 1)]
+    assert [(one.try_number, one.slot) for one in run.task_instances()] == [(2, 1)]
+
+
 def test_an_empty_dag_is_a_success(db: str) -> None:
     run = Dag("empty", db_path=db).run(progress=False)
     assert run.state == "success"

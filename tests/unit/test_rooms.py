@@ -229,7 +229,8 @@ def test_neither_a_run_nor_a_command_imports_the_orm() -> None:
     """It takes a fifth of a second to import and to map, which a run of three tasks would notice."""
     loaded = modules_after(
         "import liteflow.execution.service, liteflow.execution.running, liteflow.storage.checking\n"
-        "import liteflow.cli.change, liteflow.cli.look, liteflow.cli.run, liteflow.cli.pools, liteflow.cli.db"
+        "import liteflow.cli.change, liteflow.cli.db, liteflow.cli.listing, liteflow.cli.logs, liteflow.cli.pools\n"
+        "import liteflow.cli.run, liteflow.cli.show, liteflow.cli.visualize, liteflow.cli.xcom"
     )
     assert "sqlalchemy" in loaded
     assert "sqlalchemy.orm" not in loaded

@@ -45,7 +45,8 @@ def test_the_words_of_runs_are_airflows() -> None:
 
 
 def test_the_end_reasons_are_those_of_the_design() -> None:
-    assert {reason.value for reason in EndReason} == {"error", "timeout", "crashed", "cancelled", "fail_fast", "lost"}
+    ended = {"error", "timeout", "crashed", "cancelled", "fail_fast", "lost"}
+    assert {reason.value for reason in EndReason} == ended | {"marked", "reused"}
 
 
 def test_the_table_has_a_row_for_every_state() -> None:
