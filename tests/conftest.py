@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -127,6 +128,19 @@ def run_python(*args: str, cwd: Path, timeout: float = 60, **env: str) -> subpro
 def liteflow(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
     return run_python("-m", "liteflow", *args, cwd=cwd, **env)
+
+
+def command(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which takes a hundredth of the time: for commands that load no dag file."""
+    from click.testing import CliRunner
+
+    from liteflow.cli import cli
+
+    with contextlib.chdir(cwd):
+        result = CliRunner().invoke(cli, args, prog_name="liteflow", env=env)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(args, result.exit_code, result.stdout, result.stderr)
 
 
 @pytest.fixture

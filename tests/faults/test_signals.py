@@ -19,7 +19,7 @@ import pytest
 from liteflow.cli.common import is_interrupted
 from liteflow.execution.service import INTERRUPT_GRACE_S
 from liteflow.storage.history import DagRun, open_history
-from tests.conftest import Script, liteflow, states_of, wait_until
+from tests.conftest import Script, command, liteflow, states_of, wait_until
 from tests.crash.harness import is_full, report, rounds, seeded, wait_until_none_is_left
 from tests.crash.invariants import check_invariants
 from tests.faults import signals_flow
@@ -344,7 +344,7 @@ def test_after_one_ctrl_c_what_runs_may_finish_within_the_grace(script: Callable
     assert states_of(run) == {"quick": "success", "slow": "queued", "after": "queued"}
     assert run.task_instance("after").try_number == 0, "nothing more is begun"
     assert str(run.task_instance("slow").end_reason) == "cancelled"
-    assert "interrupted" in liteflow("runs", "--db", "patient.db", cwd=tmp_path).stdout
+    assert "interrupted" in command("runs", "--db", "patient.db", cwd=tmp_path).stdout
     (tmp_path / "go on").touch()
     resumed = liteflow("run", "my_dag.py", "--resume", "latest", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr

@@ -14,7 +14,7 @@ import click
 import pytest
 
 from liteflow.cli import _COMMANDS
-from tests.conftest import Script, liteflow, run_python
+from tests.conftest import Script, command, liteflow, run_python
 
 DAG = """
 from liteflow import Dag, SkipTask, task
@@ -98,7 +98,7 @@ def test_a_text_param_stays_text_and_others_are_json(project: Path) -> None:
         liteflow("run", "p.py", "--param", "code=007", "--param", "n=7", "--param", "any=[1]", cwd=project).returncode
         == 0
     )
-    value = liteflow("xcom", "p", "see", "return_value", cwd=project).stdout
+    value = command("xcom", "p", "see", "return_value", cwd=project).stdout
     assert json.loads(value) == {"code": "007", "n": 7, "any": [1]}
 
 
@@ -151,11 +151,11 @@ def test_debug_shows_the_traceback(project: Path) -> None:
 
 
 def test_listings(ran: Path) -> None:
-    dags = liteflow("dags", cwd=ran).stdout.splitlines()
+    dags = command("dags", cwd=ran).stdout.splitlines()
     assert dags[0].split() == ["DAG", "RUNS", "LATEST", "AT", "DESCRIPTION"]
     assert dags[1].split()[:3] == ["etl", "1", "success"]
-    assert liteflow("runs", cwd=ran).stdout.splitlines()[1].split()[:3] == ["etl", "r1", "success"]
-    show = liteflow("show", "etl", cwd=ran).stdout
+    assert command("runs", cwd=ran).stdout.splitlines()[1].split()[:3] == ["etl", "r1", "success"]
+    show = command("show", "etl", cwd=ran).stdout
     assert show.startswith("etl/r1  success")
     assert [line.split()[:3] for line in show.splitlines()[-4:]] == [
         ["extract", "success", "1"],
@@ -163,15 +163,15 @@ def test_listings(ran: Path) -> None:
         ["check", "success", "1"],
         ["odd", "success", "1"],
     ]
-    log = liteflow("logs", "etl", cwd=ran).stdout.splitlines()
+    log = command("logs", "etl", cwd=ran).stdout.splitlines()
     assert [line[20:] for line in log] == ["[extract] extracting 2026-01-01", "[load] WARNING loading 3 rows"]
-    assert liteflow("logs", "etl", "extract", cwd=ran).stdout.splitlines() == log[:1]
-    assert liteflow("xcom", "etl", "load", "return_value", cwd=ran).stdout == "6\n"
+    assert command("logs", "etl", "extract", cwd=ran).stdout.splitlines() == log[:1]
+    assert command("xcom", "etl", "load", "return_value", cwd=ran).stdout == "6\n"
 
 
 def test_listings_as_json(ran: Path) -> None:
     def read(*args: str) -> object:
-        done = liteflow(*args, "--json", cwd=ran)
+        done = command(*args, "--json", cwd=ran)
         assert (done.returncode, done.stderr) == (0, "")
         return json.loads(done.stdout)
 
@@ -199,54 +199,54 @@ def test_listings_as_json(ran: Path) -> None:
 
 
 def test_visualize_draws_every_task_with_its_state(ran: Path) -> None:
-    done = liteflow("visualize", "etl", "--db", "liteflow.db", cwd=ran)
+    done = command("visualize", "etl", "--db", "liteflow.db", cwd=ran)
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.strip() for line in done.stdout.splitlines()]
     assert lines[1] == "flowchart LR"
     assert "t0 --> t1" in lines
     assert "class t0,t1,t2,t3 success" in lines
-    assert liteflow("visualize", "etl/r1", "--direction", "TD", cwd=ran).stdout.splitlines()[1] == "flowchart TD"
+    assert command("visualize", "etl/r1", "--direction", "TD", cwd=ran).stdout.splitlines()[1] == "flowchart TD"
 
 
 @pytest.mark.parametrize(
     "args", [["show", "elt"], ["visualize", "elt"], ["logs", "etl", "lod"], ["xcom", "etl", "lod"], ["runs", "elt"]]
 )
 def test_unknown_names_get_the_nearest_one(ran: Path, args: list[str]) -> None:
-    done = liteflow(*args, cwd=ran)
+    done = command(*args, cwd=ran)
     assert (done.returncode, done.stdout) == (2, "")
     assert "did you mean" in done.stderr
 
 
 def test_a_dag_without_a_run_is_told_so(ran: Path) -> None:
-    assert liteflow("delete", "etl/r1", "--yes", cwd=ran).returncode == 0
-    done = liteflow("visualize", "etl", cwd=ran)
+    assert command("delete", "etl/r1", "--yes", cwd=ran).returncode == 0
+    done = command("visualize", "etl", cwd=ran)
     assert (done.returncode, done.stdout) == (2, "")
     assert "dag 'etl' has no run yet" in done.stderr
 
 
 def test_an_ambiguous_run_lists_the_candidates(ran: Path) -> None:
     assert liteflow("run", "etl.py", "--run-id", "r2", "--db", "liteflow.db", cwd=ran).returncode == 0
-    done = liteflow("show", "r", cwd=ran)
+    done = command("show", "r", cwd=ran)
     assert done.returncode == 2
     assert "etl/r2, etl/r1" in done.stderr
 
 
 def test_delete_asks_and_takes_everything_of_the_run(ran: Path) -> None:
-    refused = liteflow("delete", "etl/r1", cwd=ran)
+    refused = command("delete", "etl/r1", cwd=ran)
     assert refused.returncode == 1, "there is nobody to say yes"
-    assert liteflow("delete", "--dag", "etl", "--yes", cwd=ran).returncode == 0
+    assert command("delete", "--dag", "etl", "--yes", cwd=ran).returncode == 0
     connection = sqlite3.connect(ran / "liteflow.db")
     for table in ("dag", "dag_run", "task_instance", "xcom", "log_record", "task_try"):
         assert connection.execute(f"SELECT count(*) FROM liteflow_{table}").fetchone() == (0,), table
     connection.close()
-    assert liteflow("dags", cwd=ran).stderr == "no dag has run here yet\n"
+    assert command("dags", cwd=ran).stderr == "no dag has run here yet\n"
 
 
 @pytest.mark.parametrize(
     "args", [["dags"], ["runs"], ["show", "x"], ["logs", "x"], ["visualize", "x"], ["delete", "x"]]
 )
 def test_a_missing_database_is_exit_3_and_is_not_created(tmp_path: Path, args: list[str]) -> None:
-    done = liteflow(*args, cwd=tmp_path)
+    done = command(*args, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
     assert "no such database" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -254,11 +254,11 @@ def test_a_missing_database_is_exit_3_and_is_not_created(tmp_path: Path, args: l
 
 def test_scaffold_writes_a_dag_that_runs(tmp_path: Path) -> None:
     path = tmp_path / "my_workflow.py"
-    done = liteflow("scaffold", cwd=tmp_path)
+    done = command("scaffold", cwd=tmp_path)
     path.write_text(done.stdout)
     ran = run_python("my_workflow.py", cwd=tmp_path)
     assert (ran.returncode, ran.stdout) == (0, "success: 48\n"), ran.stderr
-    drawn = liteflow("visualize", "my_workflow", cwd=tmp_path)
+    drawn = command("visualize", "my_workflow", cwd=tmp_path)
     assert "extract" in drawn.stdout
     for check in (
         ["check", "--isolated", "--select", "E,F,W,I,B,UP,D100,D103,ANN"],
@@ -269,10 +269,10 @@ def test_scaffold_writes_a_dag_that_runs(tmp_path: Path) -> None:
 
 
 def test_scaffold_never_overwrites(tmp_path: Path) -> None:
-    assert liteflow("scaffold", "-o", "flow.py", "--dag-id", "nightly", cwd=tmp_path).returncode == 0
+    assert command("scaffold", "-o", "flow.py", "--dag-id", "nightly", cwd=tmp_path).returncode == 0
     text = (tmp_path / "flow.py").read_text()
     assert '"nightly",' in text
-    again = liteflow("scaffold", "-o", "flow.py", cwd=tmp_path)
+    again = command("scaffold", "-o", "flow.py", cwd=tmp_path)
     assert again.returncode == 2
     assert "exists; nothing was written" in again.stderr
     assert (tmp_path / "flow.py").read_text() == text
@@ -306,11 +306,11 @@ def test_nothing_in_a_strangers_database_reaches_the_terminal_or_runs(ran: Path,
         for flag in ([], ["--json"]):
             if args[0] == "visualize" and flag:
                 continue
-            done = liteflow(*args, *flag, cwd=ran)
+            done = command(*args, *flag, cwd=ran)
             assert done.returncode == 0, done.stderr
             assert "\x1b" not in done.stdout + done.stderr
             assert "\x07" not in done.stdout + done.stderr
-    drawn = liteflow("visualize", "etl", cwd=ran).stdout
+    drawn = command("visualize", "etl", cwd=ran).stdout
     assert "<script" not in drawn
     assert "click" not in [line.strip().split(" ")[0] for line in drawn.splitlines()]
     assert not (tmp_path / "exploded").exists()
@@ -350,7 +350,7 @@ def test_the_console_script_and_the_module_are_the_same(tmp_path: Path) -> None:
     import subprocess
 
     direct = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
-    assert direct.stdout == liteflow("--version", cwd=tmp_path).stdout == "liteflow, version 0.1.0\n"
+    assert direct.stdout == command("--version", cwd=tmp_path).stdout == "liteflow, version 0.1.0\n"
 
 
 def test_cancel_from_another_process(script: Callable[..., Script], tmp_path: Path) -> None:
@@ -363,9 +363,9 @@ def test_cancel_from_another_process(script: Callable[..., Script], tmp_path: Pa
         "if __name__ == '__main__':\n    run = dag.run()\n    print(run.state, run.end_reason)\n"
     ).start()
     wait_until((tmp_path / "begun").exists, "the task runs")
-    refused = liteflow("delete", "waiting", "--yes", cwd=tmp_path)
+    refused = command("delete", "waiting", "--yes", cwd=tmp_path)
     assert (refused.returncode, "cancel it first" in refused.stderr) == (2, True)
-    assert liteflow("cancel", "waiting", cwd=tmp_path).returncode == 0
+    assert command("cancel", "waiting", cwd=tmp_path).returncode == 0
     assert process.communicate(timeout=30)[0] == "failed cancelled\n"
-    over = liteflow("cancel", "waiting", cwd=tmp_path)
+    over = command("cancel", "waiting", cwd=tmp_path)
     assert (over.returncode, "is over already" in over.stderr) == (0, True)

@@ -14,7 +14,7 @@ from liteflow.execution.processes import start_time_of
 from liteflow.storage import recording, tables
 from liteflow.storage.recording import DagFacts, TaskFacts
 from liteflow.storage.schema import open_database
-from tests.conftest import liteflow
+from tests.conftest import command as liteflow
 
 
 def test_pools_are_set_listed_and_deleted(tmp_path: Path) -> None:

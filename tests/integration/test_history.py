@@ -18,7 +18,7 @@ from liteflow.storage.history import open_history
 from liteflow.storage.recording import TryEnded, record_ended
 from liteflow.storage.schema import open_database
 from liteflow.storage.tables import TASK_INSTANCE as TI
-from tests.conftest import liteflow as liteflow_command
+from tests.conftest import command as liteflow_command
 from tests.integration.flows.giving import give
 
 

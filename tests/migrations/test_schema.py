@@ -20,7 +20,7 @@ from liteflow.errors import (
     StorageError,
 )
 from liteflow.storage import checking, schema
-from tests.conftest import ROOT, liteflow
+from tests.conftest import ROOT, command
 
 
 def schema_rows(path: str) -> list[tuple[str, str, str | None]]:
@@ -256,19 +256,19 @@ def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 def test_the_commands(tmp_path: Path) -> None:
-    missing = liteflow("db", "current", cwd=tmp_path)
+    missing = command("db", "current", cwd=tmp_path)
     assert (missing.returncode, missing.stdout) == (3, "")
     assert "liteflow db upgrade" in missing.stderr
-    assert liteflow("db", "upgrade", cwd=tmp_path).returncode == 0
-    assert liteflow("db", "current", cwd=tmp_path).stdout == f"{schema.HEAD} (head)\n"
-    listed = liteflow("db", "history", cwd=tmp_path).stdout.splitlines()[1:]
+    assert command("db", "upgrade", cwd=tmp_path).returncode == 0
+    assert command("db", "current", cwd=tmp_path).stdout == f"{schema.HEAD} (head)\n"
+    listed = command("db", "history", cwd=tmp_path).stdout.splitlines()[1:]
     assert [line.split()[0] for line in listed] == schema.known_revisions()
-    assert liteflow("db", "check", cwd=tmp_path).returncode == 0
-    down = liteflow("db", "downgrade", "base", "--yes", cwd=tmp_path)
+    assert command("db", "check", cwd=tmp_path).returncode == 0
+    down = command("db", "downgrade", "base", "--yes", cwd=tmp_path)
     assert (down.returncode, f"backup: liteflow.db.{schema.HEAD}." in down.stderr) == (0, True), down.stderr
-    outdated = liteflow("runs", cwd=tmp_path)
+    outdated = command("runs", cwd=tmp_path)
     assert (outdated.returncode, outdated.stderr.count("\n")) == (3, 1)
     assert "liteflow db upgrade" in outdated.stderr
     (tmp_path / "other.txt").write_text("hello")
-    other = liteflow("db", "upgrade", "--db", "other.txt", cwd=tmp_path)
+    other = command("db", "upgrade", "--db", "other.txt", cwd=tmp_path)
     assert (other.returncode, other.stderr.count("\n")) == (3, 1)

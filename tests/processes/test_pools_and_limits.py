@@ -17,7 +17,7 @@ import pytest
 
 from liteflow import Dag, ExecutorService, get_current_context, task
 from liteflow.errors import DagError, LiteflowError
-from tests.conftest import Script, liteflow, states_of, wait_until
+from tests.conftest import Script, command, states_of, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
@@ -243,9 +243,9 @@ def test_a_pool_can_be_made_larger_and_smaller_while_it_is_used(db: str, tmp_pat
     with ExecutorService(db, max_workers=4, pools={"api": 1}) as service:
         handle = service.submit(dag)
         wait_until(lambda: in_use() == 1, "one runs")
-        assert liteflow("pools", "set", "api", "3", "--db", db, cwd=tmp_path).returncode == 0
+        assert command("pools", "set", "api", "3", "--db", db, cwd=tmp_path).returncode == 0
         wait_until(lambda: in_use() == 3, "three run")
-        assert liteflow("pools", "set", "api", "1", "--db", db, cwd=tmp_path).returncode == 0
+        assert command("pools", "set", "api", "1", "--db", db, cwd=tmp_path).returncode == 0
         go.touch()
         assert handle.wait(timeout=30).state == "success"
         assert pools_of(db) == {"api": (1, 0)}

@@ -19,7 +19,7 @@ from liteflow import Dag, DagRun, ExecutorService, setup, task, teardown
 from liteflow.errors import NotFoundError, RunConflictError, RunInterruptedError, RunOwnedError, StorageError
 from liteflow.execution.choosing import Chooser
 from liteflow.execution.jobs import Job, Outcome
-from tests.conftest import ROOT, Script, liteflow, wait_until
+from tests.conftest import ROOT, Script, command, liteflow, wait_until
 
 Make = Callable[..., Script]
 
@@ -224,7 +224,7 @@ def test_one_task_can_be_cancelled(db: str, tmp_path: Path) -> None:
     with ExecutorService(db, max_workers=1) as service:
         handle = service.submit(dag, run_id="r")
         wait_until(begun.exists, "the task runs")
-        done = liteflow("cancel", "one/r", "wait_for", "--db", db, cwd=tmp_path)
+        done = command("cancel", "one/r", "wait_for", "--db", db, cwd=tmp_path)
         assert done.stderr == "wait_for of one/r is being cancelled\n"
         run = handle.wait()
     assert states(run) == {"wait_for": "failed", "below": "upstream_failed", "whatever": "success"}
@@ -290,7 +290,7 @@ def kill_in_the_middle(made: Script, directory: Path) -> None:
 def test_a_run_whose_process_was_killed_goes_on(script: Make, tmp_path: Path) -> None:
     made = script(KILLED)
     kill_in_the_middle(made, tmp_path)
-    shown = json.loads(liteflow("show", "killed", "--db", "flow.db", "--json", cwd=tmp_path).stdout)
+    shown = json.loads(command("show", "killed", "--db", "flow.db", "--json", cwd=tmp_path).stdout)
     assert shown["interrupted"]
     (tmp_path / "go").touch()
     done = liteflow("run", str(made.path), "--resume", "r", cwd=tmp_path)
@@ -399,7 +399,7 @@ def test_who_else_drives_the_run_is_said(script: Make, tmp_path: Path) -> None:
     stop_at_rest(process, tmp_path)
     told = f"run r is driven by process {process.pid} on {socket.gethostname()}, which is stopped (SIGSTOP)"
     try:
-        cancelled = liteflow("cancel", "killed/r", "--db", "flow.db", cwd=tmp_path)
+        cancelled = command("cancel", "killed/r", "--db", "flow.db", cwd=tmp_path)
         assert f"process {process.pid}, which drives it, is stopped (SIGSTOP)" in cancelled.stderr
         with open(tmp_path / "errors", "w") as errors:
             second = subprocess.Popen(
@@ -500,7 +500,7 @@ def test_a_run_that_is_not_there(db: str) -> None:
 def test_an_interrupted_run_can_be_cancelled(script: Make, tmp_path: Path) -> None:
     made = script(KILLED)
     kill_in_the_middle(made, tmp_path)
-    done = liteflow("cancel", "killed", "--db", "flow.db", cwd=tmp_path)
+    done = command("cancel", "killed", "--db", "flow.db", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
     assert "is cancelled now" in done.stderr
     run = Dag.load("killed", str(tmp_path / "flow.db")).latest_run()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Script, liteflow, run_python, wait_until
+from tests.conftest import Script, command, liteflow, run_python, wait_until
 
 Make = Callable[..., Script]
 
@@ -194,7 +194,7 @@ def test_a_module_that_fails_to_import_in_the_worker(script: Make, tmp_path: Pat
     assert done.stdout == "failed\n"
     assert "cannot load" in done.stderr
     assert "ModuleNotFoundError: No module named 'no_such_module_at_all'" in done.stderr
-    log = liteflow("logs", "bad_import", "--db", "b.db", cwd=tmp_path).stdout
+    log = command("logs", "bad_import", "--db", "b.db", cwd=tmp_path).stdout
     assert "line 6" in log, "the traceback is in the log"
 
 
@@ -263,7 +263,7 @@ def test_a_signal_stops_the_command_line_and_leaves_the_run_to_be_resumed(
     assert process.returncode == code, err
     assert (tmp_path / "cleaned").exists(), "the task could clean up"
     assert f"Go on with it: liteflow run {made.path}:waiting --resume manual__" in err
-    shown = json.loads(liteflow("show", "waiting", "--db", "w.db", "--json", cwd=tmp_path).stdout)
+    shown = json.loads(command("show", "waiting", "--db", "w.db", "--json", cwd=tmp_path).stdout)
     assert shown["interrupted"]
     assert [(one["state"], one["end_reason"]) for one in shown["task_instances"]] == [
         ("queued", "cancelled"),
@@ -278,11 +278,11 @@ def test_a_run_whose_process_was_killed_shows_as_interrupted(script: Make, tmp_p
     made = script(WAITING)
     process = made.start()
     wait_until((tmp_path / "begun").exists, "the task runs")
-    assert "running" in liteflow("runs", "--db", "w.db", cwd=tmp_path).stdout
+    assert "running" in command("runs", "--db", "w.db", cwd=tmp_path).stdout
     process.kill()
     process.communicate()
-    assert "interrupted" in liteflow("runs", "--db", "w.db", cwd=tmp_path).stdout
-    deleted = liteflow("delete", "waiting", "--yes", "--db", "w.db", cwd=tmp_path)
+    assert "interrupted" in command("runs", "--db", "w.db", cwd=tmp_path).stdout
+    deleted = command("delete", "waiting", "--yes", "--db", "w.db", cwd=tmp_path)
     assert deleted.returncode == 0, deleted.stderr
 
 
