@@ -110,6 +110,13 @@ class RunOwnedError(LiteflowError):
     pid: int
 
 
+class RunActiveError(LiteflowError):
+    """A run was to be the only one of its dag, and another one goes on. Facts: `run_id`, `pid`: of that one."""
+
+    run_id: str
+    pid: int
+
+
 class RunInterruptedError(LiteflowError):
     """The process that drove a run is dead, and the run is not finished. Facts: `run_id`."""
 

@@ -427,6 +427,7 @@ class Dag:
         *,
         run_id: str | None = None,
         logical_date: datetime | None = None,
+        alone: bool = False,
         max_workers: int | None = None,
         executor: Executor | None = None,
         progress: bool | None = None,
@@ -436,8 +437,9 @@ class Dag:
         `params` are laid over the dag's. `run_id` (default: made from the time) makes the call idempotent: a run of
         that id that is finished is returned as it is, one that was interrupted goes on, one that lives in another
         process is waited for, and other params, another logical date or another structure raise RunConflictError.
-        `logical_date` (aware; default now) is the date that the run is for. `max_workers` is the number of slots,
-        default the usable CPUs. `executor`, any `concurrent.futures.Executor`, takes the place of the slots.
+        `logical_date` (aware; default now) is the date that the run is for. `alone`: raise RunActiveError instead of
+        beginning a new run while another run of the dag goes on, in whatever process. `max_workers` is the number of
+        slots, default the usable CPUs. `executor`, any `concurrent.futures.Executor`, takes the place of the slots.
         `progress`: None shows a live display if standard error is a terminal and plain lines if not; False shows
         nothing; True always plain lines.
 
@@ -453,6 +455,7 @@ class Dag:
             params,
             run_id=run_id,
             logical_date=logical_date,
+            alone=alone,
             max_workers=max_workers,
             executor=executor,
             progress=progress,

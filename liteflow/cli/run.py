@@ -6,18 +6,23 @@ import contextlib
 import os
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from liteflow.cli.common import db_option, echo, examples, json_option, print_json, run_document
+from liteflow.cli.common import db_option, echo, examples, is_interrupted, json_option, print_json, run_document
 
 if TYPE_CHECKING:
     from liteflow.authoring.dag import Dag
+    from liteflow.storage.history import DagRun
+
+ACTIVE_POLL_S = 0.2
+"""How often it is looked whether a run that is waited for is over."""
 
 
 @examples(
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     "liteflow run my_workflow.py --param day=2026-01-02 --run-id nightly-2026-01-02",
     "liteflow run flows.py:etl --db etl.db --workers 8",
     "liteflow run my_workflow.py --resume latest",
+    "liteflow run my_workflow.py --if-active wait",
 )
 @click.command("run")
 @click.argument("file", metavar="FILE[:DAG_ID]")
@@ -40,6 +46,13 @@ if TYPE_CHECKING:
     is_flag=True,
     help="With --resume: take the run from a process that hangs or is stopped; ends what it runs.",
 )
+@click.option(
+    "--if-active",
+    type=click.Choice(["fail", "skip", "wait"]),
+    default="fail",
+    show_default=True,
+    help="While another run of the dag goes on: exit with 2, with 0, or wait until it is over.",
+)
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Tasks at a time; default the usable CPUs.")
 @click.option("--quiet", "-q", is_flag=True, help="Show nothing on stderr while it runs.")
 @db_option
@@ -52,6 +65,7 @@ def run_command(
     resume: str | None,
     accept_changes: bool,
     force: bool,
+    if_active: str,
     workers: int | None,
     quiet: bool,
     db_path: str | None,
@@ -75,14 +89,23 @@ def run_command(
     moment = _moment(logical_date) if logical_date is not None else None
     given = dict(_param(dag, text) for text in params)
     if resume is None:
-        begin = partial(dag.run, given, run_id=run_id, logical_date=moment)
+        new = partial(dag.run, given, run_id=run_id, logical_date=moment, alone=True)
+        begin = partial(_run_when_alone, dag, new, if_active)
     else:
         begin = partial(dag.resume, _run_id(dag, resume), accept_changes=accept_changes, force=force)
+    from liteflow.errors import RunActiveError
     from liteflow.execution.stopping import Terminated
 
     try:
         with _signals_that_raise():
             run = begin(max_workers=workers, progress=False if quiet else None)
+    except RunActiveError as error:
+        if if_active == "skip":
+            echo(f"{error}: nothing is run", err=True)
+            sys.exit(0)
+        raise RunActiveError(
+            f"{error}; wait for it with --if-active wait", run_id=error.run_id, pid=error.pid
+        ) from error
     except Terminated:
         _stopped(143)
     except KeyboardInterrupt:
@@ -92,6 +115,29 @@ def run_command(
     else:
         echo(f"{run.dag_id}/{run.run_id} {run.state}")
     sys.exit(0 if run.state == "success" else 1)
+
+
+def _run_when_alone(dag: Dag, begin: Callable[..., DagRun], if_active: str, **options: Any) -> DagRun:
+    """Begin a run once no other run of the dag goes on; raises RunActiveError instead of waiting unless told to."""
+    from liteflow.errors import NotFoundError, RunActiveError
+    from liteflow.storage.history import open_history
+
+    told = None
+    while True:
+        try:
+            return begin(**options)
+        except RunActiveError as error:
+            if if_active != "wait":
+                raise
+            if error.run_id != told:
+                echo(f"{error}; waiting for it", err=True)
+                told = error.run_id
+            history = open_history(dag.db_path)
+            with contextlib.suppress(NotFoundError):  # it was deleted: over as well
+                active = history.find_run(f"{dag.dag_id}/{error.run_id}")
+                while not active.state.is_terminal and not is_interrupted(active):
+                    time.sleep(ACTIVE_POLL_S)
+                    active = history.run(active.pk)
 
 
 @contextlib.contextmanager

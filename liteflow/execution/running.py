@@ -35,6 +35,7 @@ def run_dag(
     *,
     run_id: str | None,
     logical_date: datetime | None,
+    alone: bool,
     max_workers: int | None,
     executor: Executor | None,
     progress: bool | None,
@@ -43,7 +44,7 @@ def run_dag(
     check_request(dag, params, run_id, logical_date)  # before anything is started or created
 
     def submit(service: ExecutorService, listener: Listener | None) -> RunHandle:
-        return service.submit(dag, params, run_id, logical_date, listener=listener)
+        return service.submit(dag, params, run_id, logical_date, alone=alone, listener=listener)
 
     return _drive(dag, submit, max_workers=max_workers, executor=executor, progress=progress)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from liteflow.authoring.dag import Dag
 from liteflow.authoring.dagfile import refuse_while_loading
 from liteflow.authoring.ids import check_name
-from liteflow.errors import MetadataOnlyError, ServiceError
+from liteflow.errors import MetadataOnlyError, RunActiveError, ServiceError
 from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, describe
 from liteflow.execution.cpus import usable_cpus
@@ -29,6 +29,8 @@ from liteflow.execution.slots import SlotEngine
 from liteflow.states import EndReason, RunState
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from liteflow.execution.active import ActiveRun, Listener
     from liteflow.execution.liveness import OwnLock
     from liteflow.execution.loop import Loop
@@ -181,12 +183,14 @@ class ExecutorService:
         run_id: str | None = None,
         logical_date: datetime | None = None,
         *,
+        alone: bool = False,
         listener: Listener | None = None,
     ) -> RunHandle:
         """Commit a run as queued and return at once. See `Dag.run` for the arguments.
 
         `run_id` is an idempotency key: the run of that id, whoever drives it, is what the handle then stands for. One
-        that was interrupted goes on here.
+        that was interrupted goes on here. With `alone` a new run is made only while no other run of the dag goes on,
+        in whatever process; RunActiveError names that one otherwise.
         `listener` is called with each `RunEvent`, in the service's thread: it must be quick.
         """
         refuse_while_loading("service.submit()")
@@ -197,7 +201,8 @@ class ExecutorService:
         name, moment, params_json = check_request(dag, params, run_id, logical_date)
         assert self._pools is not None
         self._pools.check(prepared)
-        created = self._create(prepared, name, moment, params_json, must_match_date=logical_date is not None)
+        must_match_date = logical_date is not None
+        created = self._create(prepared, name, moment, params_json, must_match_date=must_match_date, alone=alone)
         if created is None:
             return self._stand_for(prepared, name, listener)
         pk, pks, created_us = created
@@ -323,7 +328,14 @@ class ExecutorService:
         return number, code
 
     def _create(
-        self, prepared: PreparedDag, run_id: str, moment: datetime, params_json: str, *, must_match_date: bool
+        self,
+        prepared: PreparedDag,
+        run_id: str,
+        moment: datetime,
+        params_json: str,
+        *,
+        must_match_date: bool,
+        alone: bool,
     ) -> tuple[int, list[int], int] | None:
         """Insert the run; None if there is one of that id, which is another request for the same."""
         from liteflow.execution.recorder import task_facts
@@ -335,6 +347,8 @@ class ExecutorService:
         with self._database.write(durable=True) as connection:
             existing = recording.find_existing_run(connection, dag.dag_id, run_id)
             if existing is None:
+                if alone:
+                    self._refuse_active(connection, dag.dag_id)
                 dag_pk = recording.record_dag(connection, dag_facts(dag, prepared.digest), now_us)
                 pk, pks = recording.create_run(
                     connection,
@@ -350,6 +364,20 @@ class ExecutorService:
                 return pk, pks, now_us
         refuse_conflict(existing, dag, run_id, moment if must_match_date else None, params_json, prepared.digest)
         return None
+
+    def _refuse_active(self, connection: Connection, dag_id: str) -> None:
+        """Raise RunActiveError when a run of the dag goes on; one whose owner is dead does not."""
+        from liteflow.storage import recovery
+
+        for run in recovery.unfinished_runs_of(connection, dag_id):
+            if run.owner is not None and self._is_driven(run):
+                where = f"in process {run.owner.pid} on {run.owner.host}"
+                raise RunActiveError(
+                    f"run {run.run_id!r} of dag {dag_id!r} is still going, since "
+                    f"{run.created_at:%Y-%m-%d %H:%M:%S} UTC, {where}",
+                    run_id=run.run_id,
+                    pid=run.owner.pid,
+                )
 
     # Runs that are there already
 

@@ -79,6 +79,11 @@ def unfinished_runs_of_others(connection: Connection, executor_pk: int, digests:
     )
 
 
+def unfinished_runs_of(connection: Connection, dag_id: str) -> list[RecordedRun]:
+    """Runs of a dag that are not over, oldest first."""
+    return _runs(connection, DAG.c.dag_id == dag_id, DAG_RUN.c.state.in_(_UNFINISHED))
+
+
 def _runs(connection: Connection, *conditions: object) -> list[RecordedRun]:
     rows = connection.execute(
         select(
