@@ -259,7 +259,6 @@ def expand_instance(connection: Connection, run_pk: int, pk: int, task: TaskFact
         )
         .values(map_index=0)
         .returning(TASK_INSTANCE.c.generation)
-        .execution_options(synchronize_session=False)
     ).one_or_none()
     if found is None:
         return []
@@ -391,7 +390,6 @@ def end_unowned_run(connection: Connection, run_pk: int, executor_pk: int | None
             update(TASK_INSTANCE)
             .where(TASK_INSTANCE.c.run_pk == run_pk, TASK_INSTANCE.c.state.in_(sources))
             .values(state=state, end_reason=EndReason.CANCELLED, ended_at=now_us, due_at=None)
-            .execution_options(synchronize_session=False)
         )
     connection.execute(delete(CALLBACK).where(CALLBACK.c.run_pk == run_pk))
     return True

@@ -158,7 +158,6 @@ def put_back(
         .where(ti.state == _S.RUNNING, *mine)
         .values(end_reason=reason, error=error, ended_at=now_us, **values)
         .returning(ti.id, ti.state)
-        .execution_options(synchronize_session=False)
     )
     return {pk for pk, state_now in rows if state_now is _S.FAILED}
 

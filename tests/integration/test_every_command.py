@@ -1,0 +1,159 @@
+"""What holds for every command: help with an example, a database that is missing or empty, ids that are not there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from liteflow import Dag, task
+from liteflow.cli import cli
+from tests.conftest import ROOT, command
+
+# How each command is called on a database that holds a run of `etl`; what has no database to look at is in NO_DATABASE.
+CALLS = {
+    "cancel": "cancel etl",
+    "dags": "dags",
+    "db backup": "db backup copy.db",
+    "db check": "db check",
+    "db current": "db current",
+    "delete": "delete etl --yes",
+    "logs": "logs etl",
+    "pools delete": "pools delete gpu",
+    "pools list": "pools list",
+    "runs": "runs",
+    "show": "show etl",
+    "visualize": "visualize etl",
+    "xcom": "xcom etl load",
+}
+MAKES_A_DATABASE = {"db upgrade", "pools set", "run"}
+NO_DATABASE = {"db downgrade", "db history", "scaffold"}
+"""`db downgrade` asks for a revision that it cannot know, and has tests of its own."""
+
+TAKES_A_RUN = sorted(name for name, call in CALLS.items() if " etl" in call)
+ONE_OF_A_DAG = {"runs": "runs etll", "pools delete": "pools delete gpuu"}
+"""Others that take an id, with one that is nearly there."""
+
+
+def leaves(group: click.Group, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, with its name as it is typed."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        assert found is not None
+        if isinstance(found, click.Group):
+            yield from leaves(found, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", found
+
+
+COMMANDS = dict(leaves(cli))
+
+
+def has_json(name: str) -> bool:
+    return any("--json" in parameter.opts for parameter in COMMANDS[name].params)
+
+
+@task
+def extract() -> list[int]:
+    print("three rows")
+    return [1, 2, 3]
+
+
+@task
+def load(rows: list[int]) -> int:
+    return sum(rows)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with a run of `etl` and a pool."""
+    path = tmp_path_factory.mktemp("made") / "liteflow.db"
+    with Dag("etl", db_path=str(path)) as dag:
+        load(extract())
+    assert dag.run(run_id="r1", progress=False).state == "success"
+    assert command("pools", "set", "gpu", "1", cwd=path.parent).returncode == 0
+    return path
+
+
+@pytest.fixture
+def full(made: Path, tmp_path: Path) -> Path:
+    """A directory with a copy of it."""
+    shutil.copy(made, tmp_path / "liteflow.db")
+    return tmp_path
+
+
+def call(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return command(*shlex.split(line), cwd=cwd)
+
+
+def test_every_command_is_in_these_tables() -> None:
+    assert set(COMMANDS) == set(CALLS) | MAKES_A_DATABASE | NO_DATABASE
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_says_what_it_does_and_has_an_example(name: str, tmp_path: Path) -> None:
+    done = command(*name.split(), "--help", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    examples = done.stdout.partition("Examples:")[2].split("\n")
+    assert any(line.strip().startswith(f"liteflow {name}") for line in examples), done.stdout
+    assert COMMANDS[name].help
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_a_database_that_is_missing_is_named_and_not_made(name: str, tmp_path: Path) -> None:
+    done = call(CALLS[name], tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "liteflow.db" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", TAKES_A_RUN)
+def test_an_empty_database_has_no_such_run(name: str, tmp_path: Path) -> None:
+    assert call("db upgrade", tmp_path).returncode == 0
+    done = call(CALLS[name], tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "etl" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(set(CALLS) - set(TAKES_A_RUN) - {"pools delete"}))
+def test_an_empty_database_is_no_error_for_a_listing(name: str, tmp_path: Path) -> None:
+    assert call("db upgrade", tmp_path).returncode == 0
+    done = call(CALLS[name], tmp_path)
+    assert done.returncode == 0, done.stderr
+    if has_json(name):
+        json.loads(call(f"{CALLS[name]} --json", tmp_path).stdout)
+
+
+@pytest.mark.parametrize("name", [*TAKES_A_RUN, *ONE_OF_A_DAG])
+def test_an_id_that_is_not_there_is_answered_with_the_nearest(name: str, full: Path) -> None:
+    line = ONE_OF_A_DAG.get(name) or CALLS[name].replace(" etl", " etll", 1)
+    done = call(line, full)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.search(r"did you mean '(etl|gpu)'", done.stderr), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(name for name in CALLS if has_json(name)))
+def test_json_is_one_document(name: str, full: Path) -> None:
+    done = call(f"{CALLS[name]} --json", full)
+    assert done.returncode == 0, done.stderr
+    json.loads(done.stdout)
+
+
+def test_the_readme_has_every_command() -> None:
+    page = (ROOT / "README.md").read_text("utf-8")
+    table = page.partition("### Commands")[2].partition("\n- ")[0]
+    for name in COMMANDS:
+        words = name.split()
+        assert all(word in table for word in words), f"{name} is not in the table of commands"
