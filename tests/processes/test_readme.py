@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 from liteflow.cli import _COMMANDS
+from liteflow.storage.history import open_history
 from tests.conftest import ROOT, liteflow, run_python
 
 README = (ROOT / "README.md").read_text()
@@ -66,3 +70,31 @@ def test_the_scaffold_is_drawn_as_the_readme_shows(tmp_path: Path) -> None:
         return [re.sub(r"\d+\.\d\d s", "N s", line) for line in text.splitlines() if not line.startswith("%%")]
 
     assert without_times(drawn) == without_times(shown)
+
+
+def test_the_nightly_lines_run(tmp_path: Path) -> None:
+    """As they stand, but for the directory and for liteflow, which is this one here."""
+    (tmp_path / "etl.py").write_text(liteflow("scaffold", "--dag-id", "etl", cwd=tmp_path).stdout)
+    block = re.search(r"<!-- cron -->\n```\n(.*?)\n```\n<!-- end -->", README, re.DOTALL)
+    unit = re.search(r"<!-- systemd -->\n```ini\n(.*?)```\n<!-- end -->", README, re.DOTALL)
+    assert block is not None
+    assert unit is not None
+    fields = block.group(1).split(maxsplit=5)
+    assert fields[:5] == ["30", "2", "*", "*", "*"]
+    cron = fields[5].replace("\\%", "%")  # as cron does it
+    assert "%" not in fields[5].replace("\\%", "")
+    directory = re.findall(r"^WorkingDirectory=(.*)$", unit.group(1), re.MULTILINE)
+    systemd = re.findall(r"^ExecStart=(.*)$", unit.group(1), re.MULTILINE)
+    assert directory == ["/srv/etl"]
+    for line in (cron, cron, *systemd):
+        here = line.replace("/srv/etl/.venv/bin/liteflow", ".venv/bin/liteflow").replace("/srv/etl", str(tmp_path))
+        assert here.count(".venv/bin/liteflow") == 1
+        here = here.replace(".venv/bin/liteflow", f"{shlex.quote(sys.executable)} -m liteflow")
+        done = subprocess.run(
+            ["/bin/sh", "-c", here], cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, check=False
+        )
+        assert done.returncode == 0
+    runs = [run.run_id for run in open_history(str(tmp_path / "liteflow.db")).runs()]
+    assert len(runs) == 2, "the second one on the same day did nothing"
+    assert re.fullmatch(r"nightly-\d{4}-\d\d-\d\d", runs[1])
+    assert (tmp_path / "etl.log").read_text() == f"etl/{runs[1]} success\n" * 2
