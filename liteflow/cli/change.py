@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from liteflow.cli.common import (
+    ask,
     db_hint,
     db_option,
     echo,
     examples,
     is_interrupted,
     open_history,
-    printable,
     task_and_index,
 )
 
@@ -102,14 +102,14 @@ def delete_command(run: str | None, dag_id: str | None, yes: bool, db_path: str 
         facts = history.dag(dag_id)
         for active in history.active_runs(dag_id):
             _refuse_active(active)
-        _ask(f"Delete dag {dag_id} and its {facts.runs} runs?", yes)
+        ask(f"Delete dag {dag_id} and its {facts.runs} runs?", yes)
         history.delete_dag(dag_id)
         echo(f"deleted dag {dag_id} and its {facts.runs} runs", err=True)
         return
     assert run is not None
     found = history.find_run(run)
     _refuse_active(found)
-    _ask(f"Delete run {found.dag_id}/{found.run_id}?", yes)
+    ask(f"Delete run {found.dag_id}/{found.run_id}?", yes)
     history.delete_run(found.pk)
     echo(f"deleted run {found.dag_id}/{found.run_id}", err=True)
 
@@ -121,8 +121,3 @@ def _refuse_active(run: DagRun) -> None:
         f"{run.dag_id}/{run.run_id} is {run.state}; cancel it first: "
         f"liteflow cancel {run.dag_id}/{run.run_id}{db_hint(run.history.database.path)}"
     )
-
-
-def _ask(question: str, yes: bool) -> None:
-    if not yes:
-        click.confirm(printable(question), abort=True, err=True)

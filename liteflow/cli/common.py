@@ -235,6 +235,16 @@ def instance_document(instance: TaskInstanceInfo) -> dict[str, Any]:
     }
 
 
+def ask(question: str, yes: bool) -> None:
+    """Go on only when somebody says so: `yes` on the command line, or y on the terminal. Without either that is wrong
+    usage."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{printable(question)} There is no terminal to ask on: say --yes")
+    click.confirm(printable(question), abort=True, err=True)
+
+
 def examples(*lines: str) -> Callable[[Any], Any]:
     """Put examples under a command's help."""
 

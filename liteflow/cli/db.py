@@ -8,6 +8,7 @@ import sys
 import click
 
 from liteflow.cli.common import (
+    ask,
     db_hint,
     db_option,
     echo,
@@ -16,7 +17,6 @@ from liteflow.cli.common import (
     json_option,
     print_json,
     print_table,
-    printable,
 )
 
 
@@ -45,8 +45,7 @@ def downgrade_command(revision: str, yes: bool, db_path: str | None) -> None:
     """Take the database back to REVISION (base: no tables at all). A backup is made first."""
     from liteflow.storage import schema
 
-    if not yes:
-        click.confirm(printable(f"Take the database back to {revision}?"), abort=True, err=True)
+    ask(f"Take the database back to {revision}?", yes)
     _report(schema.downgrade(db_path, revision))
 
 

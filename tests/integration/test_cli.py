@@ -233,7 +233,8 @@ def test_an_ambiguous_run_lists_the_candidates(ran: Path) -> None:
 
 def test_delete_asks_and_takes_everything_of_the_run(ran: Path) -> None:
     refused = command("delete", "etl/r1", cwd=ran)
-    assert refused.returncode == 1, "there is nobody to say yes"
+    assert refused.returncode == 2
+    assert "Delete run etl/r1? There is no terminal to ask on: say --yes" in refused.stderr
     assert command("delete", "--dag", "etl", "--yes", cwd=ran).returncode == 0
     connection = sqlite3.connect(ran / "liteflow.db")
     for table in ("dag", "dag_run", "task_instance", "xcom", "log_record", "task_try"):
