@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, func, or_, select
+from sqlalchemy import BigInteger, Connection, and_, func, literal, or_, select, type_coerce
 
 from liteflow.states import EndReason, TaskInstanceState
 from liteflow.storage.history import TryInfo
 from liteflow.storage.statements import in_groups
-from liteflow.storage.tables import TASK_INSTANCE, TASK_TRY
+from liteflow.storage.tables import TASK_INSTANCE, TASK_TRY, to_microseconds
 from liteflow.storage.untrusted import checked, names
 
 _S = TaskInstanceState
@@ -161,6 +161,74 @@ def listed_tries(connection: Connection, run_pk: int, *, most: int | None) -> di
     for row in connection.execute(statement):
         tries.setdefault((row.task_id, row.map_index), []).append(checked(TryInfo(*row)))
     return tries
+
+
+class TimedTry(NamedTuple):
+    """A try with its times in microseconds since 1970 in UTC, or a task instance that ended without one."""
+
+    task_id: str
+    map_index: int
+    try_number: int
+    state: TaskInstanceState
+    end_reason: EndReason | None
+    slot: int | None
+    started_us: int | None
+    ended_us: int | None
+    rendered_map_index: str | None
+    is_latest: bool
+    """Whether no other try of its task instance follows."""
+
+
+_CALENDAR = (to_microseconds(datetime.min.replace(tzinfo=UTC)), to_microseconds(datetime.max.replace(tzinfo=UTC)))
+
+
+def timed_tries(connection: Connection, run_pk: int) -> list[TimedTry]:
+    """All tries of a run, and its task instances that ended without one: one pass over the run's rows.
+
+    Raises ValueError for times that are in no calendar.
+    """
+    ti, old = TASK_INSTANCE.c, TASK_TRY.c
+
+    def micros(column: Any) -> Any:
+        return type_coerce(column, BigInteger)  # hundreds of thousands of datetimes would be made for nothing
+
+    latest = select(
+        ti.task_id,
+        ti.map_index,
+        ti.try_number,
+        ti.state,
+        ti.end_reason,
+        ti.slot,
+        micros(ti.started_at),
+        micros(ti.ended_at),
+        ti.rendered_map_index,
+        literal(True),
+    ).where(ti.run_pk == run_pk, or_(ti.started_at.is_not(None), ti.ended_at.is_not(None)))
+    earlier = (
+        select(
+            ti.task_id,
+            ti.map_index,
+            old.try_number,
+            old.state,
+            old.end_reason,
+            old.slot,
+            micros(old.started_at),
+            micros(old.ended_at),
+            ti.rendered_map_index,
+            literal(False),
+        )
+        .join(TASK_TRY, old.task_instance_pk == ti.id)
+        .where(ti.run_pk == run_pk)
+    )
+    found = [TimedTry(*row) for row in connection.execute(earlier)]
+    found += [TimedTry(*row) for row in connection.execute(latest)]
+    first, last = _CALENDAR
+    for one in found:
+        checked(one)
+        for moment in (one.started_us, one.ended_us):
+            if moment is not None and not first <= moment <= last:
+                raise ValueError(f"{moment} is no time")
+    return found
 
 
 def failed_tasks(connection: Connection, run_pks: Sequence[int]) -> dict[int, int]:
