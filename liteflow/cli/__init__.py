@@ -32,7 +32,7 @@ _COMMANDS = {
     "runs": ("liteflow.cli.listing", "List runs, the newest first."),
     "scaffold": ("liteflow.cli.scaffold", "Write a dag file to start from."),
     "show": ("liteflow.cli.show", "Show a run and each of its task instances."),
-    "visualize": ("liteflow.cli.visualize", "Draw a run as a Mermaid flowchart."),
+    "visualize": ("liteflow.cli.visualize", "Draw a run, or a dag from its file."),
     "xcom": ("liteflow.cli.xcom", "Print the values that a task handed on."),
 }
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -83,7 +81,9 @@ def run_command(
         raise click.UsageError(
             "a run goes on with its own id, params and date: leave out --run-id, --param, --logical-date"
         )
-    dag = _load(file)
+    from liteflow.cli.dagfile import load_dag
+
+    dag = load_dag(file)
     if db_path is not None:
         dag.db_path = db_path
     moment = _moment(logical_date) if logical_date is not None else None
@@ -176,58 +176,6 @@ def _run_id(dag: Dag, identifier: str) -> str:
             f"{identifier!r} is a run of dag {found.dag_id!r}, not of {dag.dag_id!r}", identifier=identifier
         )
     return found.run_id
-
-
-def _load(identifier: str) -> Dag:
-    """The dag that FILE[:DAG_ID] names."""
-    from liteflow.authoring.dag import DagFactory, collect_dags
-    from liteflow.authoring.dagfile import load_file
-    from liteflow.authoring.ids import did_you_mean
-    from liteflow.errors import DagFileError, LiteflowError
-
-    path, dag_id = identifier, None
-    if not os.path.exists(path) and ":" in identifier:
-        path, _, dag_id = identifier.rpartition(":")
-    path = os.path.abspath(path)
-    # As `python FILE` does it: what lies beside the file can be imported, by the workers too.
-    sys.path.insert(0, os.path.dirname(path))
-    # What the file prints is not what the command prints.
-    with collect_dags() as dags, contextlib.redirect_stdout(sys.stderr):
-        try:
-            module = load_file(path)
-        except LiteflowError:
-            raise
-        except SyntaxError as error:
-            raise DagFileError(f"{error.filename}:{error.lineno}: {error.msg}") from error
-        except Exception as error:
-            place = _place(error, path)
-            text = str(error).removeprefix(f"{place}: ")
-            raise DagFileError(f"{place}: {type(error).__name__}: {text}") from error
-    by_id: dict[str, Dag] = {}
-    for dag in dags:
-        if dag.dag_id in by_id:
-            raise DagFileError(
-                f"{dag.place}: dag id {dag.dag_id!r} is taken by the dag made at {by_id[dag.dag_id].place}"
-            )
-        by_id[dag.dag_id] = dag
-    if dag_id is not None:
-        if dag_id not in by_id:
-            there = f"; it has {', '.join(by_id) or 'none'}"
-            raise DagFileError(f"{path}: no dag {dag_id!r}{did_you_mean(dag_id, by_id) or there}")
-        return by_id[dag_id]
-    if len(by_id) == 1:
-        return next(iter(by_id.values()))
-    if by_id:
-        raise DagFileError(f"{path}: has several dags; name one: {', '.join(f'{path}:{name}' for name in by_id)}")
-    uncalled = [name for name, value in vars(module).items() if isinstance(value, DagFactory)]
-    hint = f"; call the @dag function at the end of the file: {uncalled[0]}()" if uncalled else ""
-    raise DagFileError(f"{path}: makes no dag when it is imported{hint}")
-
-
-def _place(error: BaseException, path: str) -> str:
-    """The last line of the file itself that the error passed through."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-    return f"{path}:{lines[-1]}" if lines else path
 
 
 def _param(dag: Dag, text: str) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""A run as a Mermaid flowchart.
+"""A run, or a dag, as a Mermaid flowchart.
 
 Ids and notes are untrusted: every character but plain letters, digits and a few marks is written as a character
 code, so that nothing in them can end a label, begin a directive or become HTML.
@@ -6,10 +6,13 @@ code, so that nothing in them can end a label, begin a directive or become HTML.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 
 from liteflow.states import TaskInstanceState
-from liteflow.visualize.picture import Picture
+from liteflow.visualize.colours import COLOURS
+from liteflow.visualize.picture import Box, Picture, boxes
 
 MOST_EDGES = 500
 """Mermaid draws no more than this many edges unless whoever embeds it raises `maxEdges`."""
@@ -17,23 +20,9 @@ MOST_EDGES = 500
 MOST_CHARACTERS = 50_000
 """The same for text and `maxTextSize`."""
 
-# Fill, border, text. Readable on light and dark pages, and told apart by lightness too.
-COLOURS: dict[str, tuple[str, str, str]] = {
-    "pending": ("#f4f4f5", "#a1a1aa", "#3f3f46"),
-    "queued": ("#e4e4e7", "#71717a", "#27272a"),
-    "running": ("#bef264", "#4d7c0f", "#1a2e05"),
-    "success": ("#86efac", "#15803d", "#052e16"),
-    "failed": ("#f87171", "#991b1b", "#450a0a"),
-    "skipped": ("#fbcfe8", "#be185d", "#500724"),
-    "upstream_failed": ("#fdba74", "#c2410c", "#431407"),
-    "up_for_retry": ("#fde047", "#a16207", "#422006"),
-    "up_for_reschedule": ("#67e8f9", "#0e7490", "#083344"),
-    "removed": ("#d4d4d8", "#52525b", "#27272a"),
-}
-
 _NOT_IN_COMMENT = re.compile(r"[^A-Za-z0-9 _.,/+=:~-]", re.ASCII)  # what no id has, for there are no codes in comments
 _SAFE = re.compile(r"[^A-Za-z0-9 _.,/+=-]", re.ASCII)
-_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def escape(text: str) -> str:
@@ -46,26 +35,51 @@ def escape(text: str) -> str:
 
 
 def _code(character: str) -> int:
-    return 0xFFFD if _STEERING.match(character) else ord(character)
+    return 0xFFFD if STEERING.match(character) else ord(character)
+
+
+def _label(*lines: str) -> str:
+    """The lines as one quoted label. One with nothing in it is no label to Mermaid, and gets a space that stays."""
+    return f'"{"<br/>".join(filter(None, map(escape, lines))) or "#160;"}"'
+
+
+def comment(text: str) -> str:
+    """A line that Mermaid passes over."""
+    return f"%% {_NOT_IN_COMMENT.sub('?', text)}"
 
 
 def flowchart(picture: Picture, *, direction: str = "LR") -> str:
-    """The run as a Mermaid flowchart, `direction` LR or TD: each task with its state as a class, each edge."""
-    title = f"{picture.dag_id}, run {picture.run_id}, {picture.state}"
-    lines = [f"%% {_NOT_IN_COMMENT.sub('?', title)}", f"flowchart {direction}"]
+    """The picture as a Mermaid flowchart, `direction` LR or TD: each task with its state as a class, each group as a
+    subgraph, each edge with its label."""
+    lines = [comment(picture.title), f"flowchart {direction}"]
     edges = picture.edges()
     if len(edges) > MOST_EDGES:
         lines.append(f"    %% {len(edges)} edges, more than Mermaid draws unless maxEdges is raised")
     if not picture.nodes:
-        lines.append(f'    empty["{escape(picture.dag_id)} has no tasks"]')
+        lines.append(f"    empty[{_label(f'{picture.dag_id} has no tasks')}]")
+    lines += _drawn(picture, boxes(picture), 1, itertools.count())
+    for start, end in edges:
+        words = picture.label(start, end)
+        label = f"|{_label(words)}|" if words.strip() else ""
+        lines.append(f"    t{start} -->{label} t{end}")
     by_state: dict[str, list[str]] = {}
     for number, node in enumerate(picture.nodes):
-        lines.append(f'    t{number}["{escape(node.name)}<br/>{escape(node.words)}"]')
         by_state.setdefault(node.state, []).append(f"t{number}")
-    lines += [f"    t{start} --> t{end}" for start, end in edges]
     for state in TaskInstanceState:
         if state in by_state:
             fill, border, text = COLOURS[state]
             lines.append(f"    classDef {state} fill:{fill},stroke:{border},color:{text}")
             lines.append(f"    class {','.join(by_state[state])} {state}")
     return "\n".join(lines) + "\n"
+
+
+def _drawn(picture: Picture, box: Box, depth: int, numbers: Iterator[int]) -> Iterator[str]:
+    """The nodes in a group, and those in the groups in it."""
+    indent = "    " * depth
+    for number in box.nodes:
+        node = picture.nodes[number]
+        yield f"{indent}t{number}[{_label(node.name, node.words)}]"
+    for inner in box.boxes:
+        yield f"{indent}subgraph g{next(numbers)}[{_label(inner.group_id)}]"
+        yield from _drawn(picture, inner, depth + 1, numbers)
+        yield f"{indent}end"
