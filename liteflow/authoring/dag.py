@@ -419,6 +419,18 @@ class Dag:
     def __repr__(self) -> str:
         return f"<Dag {self.dag_id}>"
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """What a notebook shows: the dag as text and as Mermaid. `include`, `exclude`: the caller's to obey."""
+        from liteflow.visualize.notebook import mime_bundle
+        from liteflow.visualize.picture import dag_picture
+
+        try:
+            if not self.is_metadata_only:
+                return mime_bundle(dag_picture(self))
+        except DagCycleError:  # it is not finished, and says so when it is
+            pass
+        return {"text/plain": repr(self)}
+
     # Running and history: the doors to the rooms below, which are imported when they are opened.
 
     def run(

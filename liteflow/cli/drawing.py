@@ -87,31 +87,34 @@ def write_file(path: str, text: str, *, endings: Sequence[str]) -> None:
 
     What is no file, such as a pipe, is written to.
     """
-    path = os.path.realpath(path)
     try:
-        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-            with open(path, "w", encoding="utf-8") as pipe:
-                pipe.write(text)
-            return
-        if os.path.exists(path) and not path.endswith(tuple(endings)):
+        target = os.path.realpath(path)  # of a link, what it names
+        if os.path.exists(target) and not os.path.isfile(target):
+            with open(target, "w", encoding="utf-8") as stream:
+                stream.write(text)
+        elif os.path.exists(target) and not target.endswith(tuple(endings)):
             raise click.UsageError(
                 f"{path}: exists, and is replaced only if its name ends in {' or '.join(endings)}; nothing was written"
             )
-        mask = os.umask(0)
-        os.umask(mask)
-        mode = os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o666 & ~mask
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=os.path.dirname(path), prefix=".liteflow-", delete=False
-        ) as file:
-            try:
-                file.write(text)
-                file.flush()
-                os.chmod(file.name, mode)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        else:
+            _replace(target, text)
     except OSError as error:
         raise click.UsageError(f"{path}: {error.strerror}") from None
     except ValueError as error:  # a NUL, or half of a character
         raise click.UsageError(f"{path}: {error}") from None
+
+
+def _replace(path: str, text: str) -> None:
+    """Have the file hold the text, in one step."""
+    mask = os.umask(0)
+    os.umask(mask)
+    mode = os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o666 & ~mask
+    descriptor, temporary = tempfile.mkstemp(prefix=".liteflow-", dir=os.path.dirname(path))
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

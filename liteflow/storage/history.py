@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, delete, exists, func, or_, select, type_
 from sqlalchemy.types import NullType
 
 from liteflow.authoring.ids import MAX_LENGTH, did_you_mean, shown
-from liteflow.errors import AmbiguousRunError, NotFoundError, XComDecodeError
+from liteflow.errors import AmbiguousRunError, LiteflowError, NotFoundError, XComDecodeError
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage.engine import Database, default_db_path
 from liteflow.storage.recording import end_unowned_run, request_cancel, request_cancel_of_task, text_for_database
@@ -253,6 +253,21 @@ class DagRun:
         the run has no such task or instance.
         """
         return self.history.cancel_task(self, task_id, map_index)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """What a notebook shows: the run, read again, as text and as Mermaid. `include`, `exclude`: the caller's to
+        obey."""
+        from liteflow.storage.summaries import task_summaries
+        from liteflow.visualize.notebook import mime_bundle
+        from liteflow.visualize.picture import run_picture
+
+        try:
+            run = self.refresh()
+            with self.history.read() as connection:
+                summaries = task_summaries(connection, self.pk)
+        except LiteflowError:  # deleted meanwhile, or its database is
+            return {"text/plain": repr(self)}
+        return mime_bundle(run_picture(run.dag_id, run.run_id, str(run.state), summaries))
 
 
 class History:

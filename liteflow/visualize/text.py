@@ -229,7 +229,7 @@ def _gutters(
     channels: list[set[int]] = []  # by column, what still branches off; empty for a free column
     drawn: list[tuple[str, int | None]] = []
     loose = -1  # the column of the row above, if nothing leads down from it
-    for number in order:
+    for number, following in zip(order, [*order[1:], None], strict=True):
         joined = [column for column, left in enumerate(channels) if number in left]
         before = [bool(left) for left in channels]
         for column in joined:
@@ -245,7 +245,7 @@ def _gutters(
         loose = -1 if below[number] else here
         if below[number]:
             same = next((column for column, left in enumerate(channels) if left == below[number]), None)
-            if same is None:
+            if same is None or below[number] == {following}:  # which joins both in its own row
                 channels[here] = set(below[number])
             else:
                 drawn.append((_merged(channels, here, same), None))

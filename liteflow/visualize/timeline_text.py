@@ -71,6 +71,11 @@ class _Page(NamedTuple):
     words: int
     marks: Mapping[str, str]
 
+    @classmethod
+    def fitting(cls, width: int, names: int, words: int, marks: Mapping[str, str]) -> _Page:
+        """The drawing gets what names, words and the six cells between the columns leave."""
+        return cls(names, width - names - words - 6, words, marks)
+
     def line(self, mark: Span, name: Span, drawing: Line, words: Line) -> Line:
         """A line of the page."""
         edge = (self.marks["edge"], "dim")
@@ -88,18 +93,19 @@ def timeline_lines(drawn: Timeline, *, width: int = WIDTH, ascii_only: bool = Fa
     name_cells = min(max(map(cell_len, names), default=8), max(10, width * 3 // 10))
     said = [_words(drawn, row) for row in rows] + [_use(drawn, lane) for lane in slots]
     words = min(max(map(width_of, said), default=8), width * 35 // 100)
-    page = _Page(name_cells, width - name_cells - words - 5, words, marks)
+    page = _Page.fitting(width, name_cells, words, marks)
     if not drawn.bars:
         return [cut([(f"nothing of {clean(drawn.dag_id)} has begun", "")], width, marks["ellipsis"])]
     lines = [_axis(drawn, page)]
     lines += [_row_line(drawn, row, page) for row in rows]
     if left_out:
-        lines.append(cut([("  ", ""), (left_out, "dim")], width, marks["ellipsis"]))
+        lines.append([("  ", ""), (left_out, "dim")])
     lines.append([])
     lines += [_lane_line(drawn, lane, page) for lane in slots[:MOST_LANES]]
     if len(slots) > MOST_LANES:
         lines.append([(f"  and {len(slots) - MOST_LANES:,} more slots", "dim")])
-    return [*lines, [], *_path_lines(drawn, width, marks), _legend(drawn, width, marks)]
+    lines += [[], *_path_lines(drawn, width, marks), _legend(drawn, marks)]
+    return [cut(line, width, marks["ellipsis"]) for line in lines]
 
 
 def timeline_text(drawn: Timeline, width: int = WIDTH, *, ascii_only: bool = False) -> str:
@@ -267,10 +273,10 @@ def _path_lines(drawn: Timeline, width: int, marks: Mapping[str, str]) -> list[L
     return [[(head, "critical")], *([("  ", ""), *line] for line in lines)]
 
 
-def _legend(drawn: Timeline, width: int, marks: Mapping[str, str]) -> Line:
+def _legend(drawn: Timeline, marks: Mapping[str, str]) -> Line:
     """What the marks mean that are there."""
     states = dict.fromkeys(sorted({bar.state for bar in drawn.bars}, key=_URGENCY.__getitem__))
     line: Line = [("  ", "")]
     for state in states:
         line += [(_mark(state, marks), state), (f" {state}  ", "dim")]
-    return cut([*line, (f"{marks['wait']} waiting", "dim")], width, marks["ellipsis"])
+    return [*line, (f"{marks['wait']} waiting", "dim")]

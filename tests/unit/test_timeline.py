@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from liteflow.states import TaskInstanceState as S
-from liteflow.visualize import Bar, Node, Picture, Timeline, Try, lanes, timeline
+from liteflow.visualize import Bar, Node, Picture, Timeline, Try, gantt, lanes, timeline, timeline_text
+from liteflow.visualize.gantt import MOST_BARS, name_in_gantt
+from liteflow.visualize.timeline_text import MOST_ROWS
+from tests.mermaid.make import HOSTILE, KEYWORDS
 
 
 def node(task_id: str, upstream: Sequence[str] = (), state: S = S.SUCCESS, count: int = 1) -> Node:
@@ -190,3 +195,141 @@ def test_whatever_the_rows_say_bars_lie_in_the_timeline_and_waits_before_bars(
         assert one.ready_us is None or one.ready_us <= one.started_us
         assert found.end_of(one) <= max(found.ended_us, one.started_us)
     assert bool(found.bars) is bool(found.critical_path)
+
+
+# Drawn
+
+
+RUN = drawn(
+    [
+        node("a"),
+        Node("m", {S.SUCCESS: 2, S.FAILED: 1}, ["a"], True),
+        node("flaky", ["a"]),
+        node("no", ["m"], S.SKIPPED),
+    ],
+    tried("a", 0, 10_000_000),
+    tried("m", 10_000_000, 20_000_000, map_index=0),
+    tried("m", 20_000_000, 30_000_000, map_index=1, state=S.FAILED),
+    tried("m", 30_000_000, 40_000_000, map_index=2),
+    tried("flaky", 20_000_000, 30_000_000, slot=2, state=S.FAILED, reason="error", is_latest=False),
+    tried("flaky", 70_000_000, 100_000_000, slot=2, try_number=2),
+    tried("no", None, 40_000_000, try_number=0, slot=None, state=S.SKIPPED),
+)
+
+
+def test_a_timeline_on_a_terminal_has_tasks_slots_and_the_critical_path() -> None:
+    assert timeline_text(RUN, 80).splitlines() == [
+        "          0 s               50.0 s          1:40 min",
+        "* a      │█████                                     │ 10.0 s",
+        "  m [3]  │    ████xxxxx████                         │ 30.0 s 2 success, 1 failed",
+        "* flaky  │    ····xxxxx················█████████████│ 1:20 min, 2 tries",
+        "  no     │                                          │ skipped",
+        "",
+        "  slot 1 │█*a█████xxxxx████                         │ 40 % busy, 4 tries",
+        "  slot 2 │        xxxxx                █*flaky██████│ 40 % busy, 2 tries",
+        "",
+        "* critical path: 50.0 s of 1:40 min at work",
+        "  a → flaky",
+        "  x failed  █ success  · waiting",
+    ]
+
+
+def test_a_timeline_of_more_tasks_than_rows_shows_failures_the_path_and_the_longest() -> None:
+    nodes = [node(f"t{number}", [f"t{number - 1}"]) for number in range(3_000)]
+    tries = [tried(f"t{number}", number, number + 1) for number in range(3_000)]
+    tries[77] = tries[77]._replace(state=S.FAILED)
+    nodes[77] = node("t77", ["t76"], S.FAILED)
+    lines = timeline_text(drawn(nodes, *tries), 80).splitlines()
+    assert len(lines) < MOST_ROWS + 15
+    assert any(line.startswith("* t77 ") for line in lines)
+    assert "  and 2,960 more rows, 2,960 tries: none failed, and none took longer" in lines
+
+
+def test_groups_are_rows_of_their_own_in_a_timeline_of_many_tasks() -> None:
+    nodes = [node(f"g{number % 3}.t{number}")._replace(groups=[f"g{number % 3}"]) for number in range(60)]
+    lines = timeline_text(drawn(nodes, *(tried(one.task_id, 0, 10) for one in nodes)), 80).splitlines()
+    assert [line[2:9] for line in lines[1:5]] == ["g0 [20]", "g1 [20]", "g2 [20]", ""]
+
+
+def test_ten_thousand_instances_are_one_row_and_a_bar_for_each_slot() -> None:
+    mapped = Node("m", {S.SUCCESS: 9_999, S.FAILED: 1}, [], True)
+    states = {7: S.FAILED}
+    found = drawn(
+        [mapped],
+        *(
+            tried("m", n * 10, n * 10 + 10, map_index=n, slot=1 + n % 2, state=states.get(n, S.SUCCESS))
+            for n in range(10_000)
+        ),
+    )
+    assert len(timeline_text(found).splitlines()) == 9
+    assert [line.split(" :")[0] for line in gantt(found).splitlines() if " :" in line] == [
+        "    m #91;5,000#93;",
+        "    m #91;5,000#93; 4,999 success, 1 failed",
+    ]
+
+
+def test_nothing_has_begun() -> None:
+    found = drawn([node("a", state=S.PENDING)])
+    assert timeline_text(found) == "nothing of etl has begun\n"
+    assert "    nothing has begun :0, 1ms" in gantt(found).splitlines()
+
+
+def test_a_gantt_has_a_section_for_each_slot_and_a_bar_for_each_try() -> None:
+    assert gantt(RUN).splitlines() == [
+        "%% etl, run r, success",
+        "gantt",
+        "    title etl, run r, success",
+        "    dateFormat x",
+        "    axisFormat %H:%M:%S",
+        "    todayMarker off",
+        "    section slot 1",
+        "    a :crit, done, 0, 10000",
+        "    m#91;0#93; :done, 10000, 20000",
+        "    m#91;1#93; failed :20000, 30000",
+        "    m#91;2#93; :done, 30000, 40000",
+        "    section slot 2",
+        "    flaky try 1 failed :crit, 20000, 30000",
+        "    flaky try 2 :crit, done, 70000, 100000",
+    ]
+
+
+def test_of_very_many_bars_a_gantt_keeps_the_longest() -> None:
+    nodes = [node(f"t{number}") for number in range(2_000)]
+    tries = [tried(one.task_id, number * 1000, number * 1000 + number) for number, one in enumerate(nodes)]
+    lines = gantt(drawn(nodes, *tries)).splitlines()
+    assert sum(" :" in line for line in lines) == MOST_BARS
+    assert "    %% 1600 short bars are left out" in lines
+    assert any(line.startswith("    t1999 :") for line in lines)
+    assert not any(line.startswith("    t7 :") for line in lines)
+
+
+@pytest.mark.parametrize("word", KEYWORDS)
+def test_a_name_that_begins_like_a_keyword_has_a_code_in_front(word: str) -> None:
+    safe = name_in_gantt(word)
+    assert not re.match(
+        r"[a-z]*\b(gantt|title|section|click|call|href|weekday|weekend)\b|acc|\d|$", safe, re.IGNORECASE
+    )
+    assert re.sub(r"#(\d+);", lambda match: chr(int(match[1])), safe) == (word.strip(" ") or "\xa0")
+
+
+@given(st.lists(hostile_tries, max_size=12), st.lists(st.text(), max_size=4), st.integers(40, 120), st.booleans())
+def test_no_drawing_is_wider_than_allowed_or_steers(
+    tries: list[Try], names: list[str], width: int, ascii_only: bool
+) -> None:
+    ids = dict(zip("abc", [*HOSTILE[: len(tries)], *names], strict=False))
+    nodes = [node(ids.get(one, one), [ids.get("a", "a")], S.FAILED) for one in "abc"]
+    renamed = [one._replace(task_id=ids.get(one.task_id, one.task_id)) for one in tries]
+    found = timeline(Picture("\x1b[31m", "\n", "x", nodes), renamed)
+    for line in timeline_text(found, width, ascii_only=ascii_only).split("\n"):
+        assert cell_len(line) <= width
+        assert line.isprintable()
+    for line in gantt(found).split("\n")[:-1]:
+        assert GANTT_LINE.fullmatch(line), line
+
+
+GANTT_LINE = re.compile(
+    r"%% [A-Za-z0-9 _.,/+=:~?-]*|gantt|    title TEXT|    dateFormat x|    axisFormat %[HmS][%:. HMSLdm-]*s?"
+    r"|    todayMarker off|    section TEXT|    TEXT :(crit, )?(done, |active, )?\d+, \d+(ms)?".replace(
+        "TEXT", "[A-Za-z0-9_.,/+=#;-][A-Za-z0-9 _.,/+=#;-]*"
+    )
+)

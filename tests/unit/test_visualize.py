@@ -107,10 +107,11 @@ def test_every_state_has_a_colour() -> None:
     assert set(COLOURS) == {str(state) for state in S}
 
 
+LABEL = r'"[A-Za-z0-9 _.,/+=#;-]+(<br/>[A-Za-z0-9 _.,/+=#;-]+)?"'
 LINE = re.compile(
-    r'%% [A-Za-z0-9 _.,/+=:~?-]*|flowchart (LR|TD)|    t\d+\["[A-Za-z0-9 _.,/+=#;-]*<br/>[A-Za-z0-9 _.,/+=#;-]*"\]'
-    r'|    t\d+ --> t\d+|    classDef \w+ fill:#\w{6},stroke:#\w{6},color:#\w{6}|    class [t\d,]+ \w+'
-    r'|    empty\["[A-Za-z0-9 _.,/+=#;-]*"\]|    %% \d+ edges, [\w ]+'
+    r'%% [A-Za-z0-9 _.,/+=:~?-]*|flowchart (LR|TD)| +t\d+\[LABEL\]| +subgraph g\d+\[LABEL\]| +end'
+    r'|    t\d+ -->(\|LABEL\|)? t\d+|    classDef \w+ fill:#\w{6},stroke:#\w{6},color:#\w{6}|    class [t\d,]+ \w+'
+    r'|    empty\[LABEL\]|    %% \d+ edges, [\w ]+'.replace("LABEL", LABEL)
 )  # fmt: skip
 
 
