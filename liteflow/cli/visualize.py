@@ -104,6 +104,8 @@ def visualize_command(
         from liteflow.visualize.lines import WIDTH
 
         print_lines(_lines(subject, form, expand, width_here(WIDTH), is_ascii_only()))
+        if form == "text" and not expand and is_terminal():
+            echo("a group is one row; --all draws its tasks", err=True)
         return
     else:
         from liteflow.visualize.lines import WIDTH, plain

@@ -1,8 +1,7 @@
 """A run, or a dag, drawn for a terminal: a row for each task, upstream above, and lines between them.
 
-A line in the drawing is a channel: everything that joins it from above is upstream of everything that branches off
-below. Tasks with the same downstream share one, so that fifty tasks before and fifty behind a join need one line and
-not fifty. Where even so there are too many of them, each row says instead what is upstream of it.
+Tasks with the same downstream share a line, so that fifty tasks before a join need one and not fifty: see
+`channels.py`. Where even so there are too many lines, each row says instead what is upstream of it.
 """
 
 from __future__ import annotations
@@ -14,11 +13,9 @@ from typing import NamedTuple
 from rich.cells import cell_len
 
 from liteflow.states import TaskInstanceState, counts_text
+from liteflow.visualize.channels import gutters, in_ascii
 from liteflow.visualize.lines import WIDTH, Line, clean, cut, fitted, plain
 from liteflow.visualize.picture import Node, Picture
-
-MOST_CHANNELS = 8
-"""Lines side by side that one can still follow."""
 
 MOST_NAMED = 3
 """Upstream tasks that a row without lines names."""
@@ -28,20 +25,6 @@ MOST_DEEP = 10
 
 FANCY = {"node": "●", "plan": "○", "alone": "▪", "ellipsis": "…", "arrow": "←"}
 ASCII = {"node": "*", "plan": "o", "alone": "=", "ellipsis": "~", "arrow": "<-"}
-
-# By where lines go from a place: up, down, left, right.
-_JOINTS = {
-    (1, 1, 0, 0): "│",
-    (1, 1, 0, 1): "├",
-    (1, 1, 1, 0): "┤",
-    (1, 1, 1, 1): "┼",
-    (1, 0, 0, 1): "╰",
-    (1, 0, 1, 0): "╯",
-    (1, 0, 1, 1): "┴",
-    (0, 1, 0, 1): "╭",
-    (0, 1, 1, 0): "╮",
-    (0, 1, 1, 1): "┬",
-}
 
 
 class Row(NamedTuple):
@@ -74,22 +57,23 @@ def graph_lines(picture: Picture, *, width: int = WIDTH, ascii_only: bool = Fals
         return [cut([(clean(picture.dag_id), ""), (" has no tasks", "")], width, marks["ellipsis"])]
     rows = _rows(picture, expand)
     order = _order(rows)
-    gutters = _gutters(rows, order, marks, ascii_only)
-    if gutters is None:
+    found = gutters(_below(rows, order), order, {number: marks[row.mark] for number, row in enumerate(rows)})
+    if found is None:
         return _listed(rows, order, width, marks)
-    drawn = max(cell_len(gutter) for gutter, _ in gutters)
-    names = [clean(rows[number].name) for number in order]
-    room = _room_for_names(names, width - drawn - 1)
+    drawn = max(len(gutter.text) for gutter in found)
+    room = _room_for_names([clean(row.name) for row in rows], width - drawn - 1)
     lines: list[Line] = []
-    for gutter, number in gutters:
+    for text, number, at in found:
+        shown = in_ascii(text) if ascii_only else text
         if number is None:
-            lines.append([(gutter, "dim")])
+            lines.append([(shown, "dim")])
             continue
-        row = rows[number]
-        mark = marks[row.mark]
-        before, _, after = gutter.partition(mark)
-        head: Line = [(before, "dim"), (mark, row.state), (fitted(after, drawn - cell_len(before), " "), "dim")]
-        lines.append(_finished(head, row, room, width, marks))
+        head: Line = [
+            (shown[:at], "dim"),
+            (text[at], rows[number].state),
+            (shown[at + 1 :].ljust(drawn - at - 1), "dim"),
+        ]
+        lines.append(_finished(head, rows[number], room, width, marks))
     return lines
 
 
@@ -213,99 +197,15 @@ def _order(rows: Sequence[Row]) -> list[int]:
     return order + [number for number, count in enumerate(waiting) if count or rows[number].is_alone]
 
 
-# Lines between them
-
-
-def _gutters(
-    rows: Sequence[Row], order: Sequence[int], marks: Mapping[str, str], ascii_only: bool
-) -> list[tuple[str, int | None]] | None:
-    """What stands before each row, and lines between rows; None if it takes too many channels."""
+def _below(rows: Sequence[Row], order: Sequence[int]) -> list[set[int]]:
+    """For each row those that follow it. Edges that lead upwards, as only a stranger writes them, are left out."""
     place = {number: at for at, number in enumerate(order)}
     below: list[set[int]] = [set() for _ in rows]
     for number, row in enumerate(rows):
         for up in row.upstream:
             if place[up] < place[number]:
                 below[up].add(number)
-    channels: list[set[int]] = []  # by column, what still branches off; empty for a free column
-    drawn: list[tuple[str, int | None]] = []
-    loose = -1  # the column of the row above, if nothing leads down from it
-    for number, following in zip(order, [*order[1:], None], strict=True):
-        joined = [column for column, left in enumerate(channels) if number in left]
-        before = [bool(left) for left in channels]
-        for column in joined:
-            channels[column].discard(number)
-        here = _column_for(joined, channels)
-        while len(channels) <= here:
-            channels.append(set())
-            before.append(False)
-        if here == loose and not rows[number].is_alone and not before[here]:  # or it would seem to lead here
-            drawn.append((" ".join("│" if left else " " for left in before).rstrip(), None))
-        mark = marks[rows[number].mark]
-        drawn.append((_joined(before, channels, joined, here, mark), number))
-        loose = -1 if below[number] else here
-        if below[number]:
-            same = next((column for column, left in enumerate(channels) if left == below[number]), None)
-            if same is None or below[number] == {following}:  # which joins both in its own row
-                channels[here] = set(below[number])
-            else:
-                drawn.append((_merged(channels, here, same), None))
-        while channels and not channels[-1]:
-            channels.pop()
-        if len(channels) > MOST_CHANNELS:
-            return None
-    return [(_in_ascii(text) if ascii_only else text, number) for text, number in drawn]
-
-
-def _column_for(joined: Sequence[int], channels: Sequence[set[int]]) -> int:
-    """The column of a row: that of a channel that ends here, else a free one, right of what it hangs on."""
-    ended = [column for column in joined if not channels[column]]
-    if ended:
-        return ended[0]
-    first = joined[0] + 1 if joined else 0
-    return next((column for column in range(first, len(channels)) if not channels[column]), max(first, len(channels)))
-
-
-def _joined(before: Sequence[bool], after: Sequence[set[int]], joined: Sequence[int], here: int, mark: str) -> str:
-    """The line of a row: from the channels that it hangs on to its own column."""
-    low, high = min([*joined, here]), max([*joined, here])
-    text = ""
-    for column in range(len(after)):
-        left, right = low < column <= high, low <= column < high
-        if column == here:
-            text += mark
-        elif column in joined:
-            text += _JOINTS[1, int(bool(after[column])), int(left), int(right)]
-        elif before[column]:
-            text += "│"
-        else:
-            text += "─" if left and right else " "
-        text += "─" if right else " "
-    return text.rstrip()
-
-
-def _merged(channels: Sequence[set[int]], here: int, same: int) -> str:
-    """The line below a row that leads into the channel of others with the same downstream."""
-    low, high = min(here, same), max(here, same)
-    text = ""
-    for column in range(len(channels)):
-        left, right = low < column <= high, low <= column < high
-        if column == here:
-            text += "╰" if right else "╯"
-        elif column == same:
-            text += "├" if right else "┤"
-        elif channels[column]:
-            text += "│"
-        else:
-            text += "─" if left and right else " "
-        text += "─" if right else " "
-    return text.rstrip()
-
-
-_TO_ASCII = str.maketrans("│─├┤┼╰╯┴╭╮┬", "|-++++++++" + "+")
-
-
-def _in_ascii(text: str) -> str:
-    return text.translate(_TO_ASCII)
+    return below
 
 
 # Without lines

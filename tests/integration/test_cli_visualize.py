@@ -123,9 +123,9 @@ def test_dot(here: Path) -> None:
 def test_text_with_groups_as_rows_and_with_all_tasks(here: Path) -> None:
     rows = drawn("etl", "--db", "etl.db", "--format", "text", cwd=here).splitlines()
     assert [re.sub(r"\d+\.\d\d s$", "T", row) for row in rows] == [
-        "●    extract         success T",
-        "├─●  flaky           success T",
-        "●─╯  load (3 tasks)  2 success, 1 failed, 1 upstream_failed, 1 skipped",
+        "●   extract         success T",
+        "├─● flaky           success T",
+        "●─╯ load (3 tasks)  2 success, 1 failed, 1 upstream_failed, 1 skipped",
     ]
     assert "load.boom " in drawn("etl", "--db", "etl.db", "--format", "text", "--all", cwd=here)
 
