@@ -6,7 +6,7 @@ work between; its own failure does not fail the run unless it says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from liteflow.authoring.edges import tasks_of
@@ -66,7 +66,7 @@ def open_scope(task: Task) -> SetupScope:
     return SetupScope([task], [down for down in downstream if down.is_teardown])
 
 
-def all_below(task_id: str, downstream: dict[str, list[str]]) -> set[str]:
+def all_below(task_id: str, downstream: Mapping[str, Sequence[str]]) -> set[str]:
     """Ids of everything downstream of a task; `downstream` holds the ids directly downstream of each."""
     found: set[str] = set()
     waiting = [task_id]

@@ -33,6 +33,7 @@ _COMMANDS = {
     "scaffold": ("liteflow.cli.scaffold", "Write a dag file to start from."),
     "show": ("liteflow.cli.show", "Show a run and each of its task instances."),
     "visualize": ("liteflow.cli.visualize", "Draw a run, or a dag from its file."),
+    "why": ("liteflow.cli.why", "Say why the task instances of a run are where they are."),
     "xcom": ("liteflow.cli.xcom", "Print the values that a task handed on."),
 }
 

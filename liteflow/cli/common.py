@@ -84,7 +84,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
         echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-STYLES = {
+STATE_STYLES = {
     "success": "green",
     "failed": "red",
     "upstream_failed": "yellow",
@@ -120,7 +120,10 @@ def _print_rich(headers: Sequence[str], rows: Sequence[Sequence[str]], state_col
 def _styled_states(text: str) -> list[tuple[str, str]]:
     """The parts of `9,990 success, 10 failed`, each with the style of the first state that it names."""
     parts = re.split("(, )", text)
-    return [(part, next((STYLES[word] for word in re.findall(r"\w+", part) if word in STYLES), "")) for part in parts]
+    return [
+        (part, next((STATE_STYLES[word] for word in re.findall(r"\w+", part) if word in STATE_STYLES), ""))
+        for part in parts
+    ]
 
 
 def when(moment: datetime | None) -> str:

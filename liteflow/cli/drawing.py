@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from liteflow.cli.common import STYLES, echo_lines, is_interrupted, is_terminal, state_of
+from liteflow.cli.common import STATE_STYLES, echo_lines, is_interrupted, is_terminal, state_of
 
 if TYPE_CHECKING:
     from liteflow.storage.history import DagRun
@@ -73,7 +73,7 @@ def print_lines(lines: Sequence[Line]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    styles = {**STYLES, "critical": "bold", "dim": "dim"}
+    styles = {**STATE_STYLES, "critical": "bold", "dim": "dim"}
     console = Console(highlight=False)
     for line in lines:
         text = Text.assemble(*((piece, styles.get(style, "")) for piece, style in line))

@@ -5,7 +5,7 @@ Airflow's rules: `SkipMixin.skip_all_except`, `ShortCircuitOperator.execute`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.ids import did_you_mean
@@ -28,10 +28,15 @@ def skipped_by(task: Task, downstream: dict[str, list[str]], chosen: Sequence[st
     if task.kind != BRANCH:
         below = sorted(all_below(task.task_id, downstream)) if task.ignores_rules else downstream[task.task_id]
         return [task_id for task_id in below if not task.dag.task_dict[task_id].is_teardown]
-    kept = set(_tasks_named(task, chosen or ()))
+    return not_followed(task.task_id, downstream, _tasks_named(task, chosen or ()))
+
+
+def not_followed(branch_id: str, downstream: Mapping[str, Sequence[str]], followed: Iterable[str]) -> list[str]:
+    """Ids of what is directly downstream of a branch and neither among the tasks that it `followed` nor below them."""
+    kept = set(followed)
     for name in list(kept):  # a join that is also directly downstream of the branch stays
         kept |= all_below(name, downstream)
-    return [task_id for task_id in downstream[task.task_id] if task_id not in kept]
+    return [task_id for task_id in downstream[branch_id] if task_id not in kept]
 
 
 def decision_value(task: Task, chosen: Sequence[str] | None, skipped: Sequence[str]) -> dict[str, Any]:

@@ -437,7 +437,7 @@ class History:
     def cancel_task(self, run: DagRun, task_id: str, map_index: int | None = None) -> int:
         """See `DagRun.cancel_task`."""
         with self.database.write(durable=True) as connection:
-            _instances_of(connection, run, task_id, map_index)
+            instances_of(connection, run, task_id, map_index)
             return request_cancel_of_task(connection, run.pk, task_id, map_index, time.time_ns() // 1000)
 
     def end_interrupted(self, run: DagRun) -> bool:
@@ -531,7 +531,7 @@ class History:
             rows = connection.execute(
                 select(ti.task_id, ti.map_index, xcom.key, xcom.encoding, xcom.size_bytes, _as_it_is(xcom.value))
                 .join(TASK_INSTANCE, ti.id == xcom.task_instance_pk)
-                .where(*_instances_of(connection, run, task_id, map_index))
+                .where(*instances_of(connection, run, task_id, map_index))
                 .order_by(*_task_order(), xcom.key)
             )
             return [checked(XComInfo(*row)) for row in rows]
@@ -544,7 +544,7 @@ class History:
             rows = connection.execute(
                 select(ti.task_id, ti.map_index, log.try_number, log.at, log.level, log.logger, log.message)
                 .join(TASK_INSTANCE, ti.id == log.task_instance_pk)
-                .where(*_instances_of(connection, run, task_id, map_index))
+                .where(*instances_of(connection, run, task_id, map_index))
                 .order_by(log.id)
             )
             return [checked(LogEntry(*row)) for row in rows]
@@ -590,7 +590,7 @@ def _check_map_index(task_id: str | None, map_index: int | None) -> None:
         raise ValueError(f"map_index={map_index} needs a task_id")
 
 
-def _instances_of(connection: Connection, run: DagRun, task_id: str | None, map_index: int | None = None) -> list[Any]:
+def instances_of(connection: Connection, run: DagRun, task_id: str | None, map_index: int | None = None) -> list[Any]:
     """The conditions for a run's task instances, those of a task, or one. Raises NotFoundError if there is none."""
     ti = TASK_INSTANCE.c
     conditions: list[Any] = [ti.run_pk == run.pk]
