@@ -27,6 +27,7 @@ _COMMANDS = {
     "db": ("liteflow.cli.db", "Create, upgrade, back up and check the database."),
     "delete": ("liteflow.cli.change", "Delete a run, or a dag with all of its runs."),
     "logs": ("liteflow.cli.logs", "Print the log of a run or of one of its tasks."),
+    "plan": ("liteflow.cli.plan", "Say what a run of a dag would do, without running it."),
     "pools": ("liteflow.cli.pools", "List and change the pools, slots that tasks share."),
     "run": ("liteflow.cli.run", "Run a dag of a Python file once, or go on with a run."),
     "runs": ("liteflow.cli.listing", "List runs, the newest first."),

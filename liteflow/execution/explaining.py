@@ -119,6 +119,8 @@ class _Part(NamedTuple):
     map_index: int
     upstream: list[Upstream]
     decisions: list[Decision]
+    is_joined: bool = False
+    """Whether an edge was taken to join instances of the same map index only."""
 
 
 class _Explaining:
@@ -275,7 +277,7 @@ class _Explaining:
             reason = self._pending(task, part.upstream)
         else:
             reason = self._decided_by(task, group, part.upstream, part.decisions)
-        if reason.why in (Why.UNKNOWN, Why.NOBODY) and any(one.map_index is not None for one in part.upstream):
+        if reason.why in (Why.UNKNOWN, Why.NOBODY) and part.is_joined:
             shared = self._upstream(task, None)
             if group.state is not _S.PENDING:
                 return self._decided_by(task, group, shared, part.decisions)
@@ -314,8 +316,13 @@ class _Explaining:
             _Part(
                 len(some),
                 some[0],
-                self._upstream(task, some[0], joined),
+                # Of several the words name the task alone: it is each one's own.
+                [
+                    one._replace(map_index=None) if len(some) > 1 else one
+                    for one in self._upstream(task, some[0], joined)
+                ],
                 [decided[some[0]]] if some[0] in decided else for_all,
+                bool(joined),
             )
             for some in alike.values()
         ]
@@ -407,7 +414,7 @@ class _Explaining:
         index = "" if one.map_index is None or one.map_index < 0 else f"[{one.map_index}]"
         name = f"{one.task_id}{index}" if one.total == 1 else f"{one.instances:,} of {one.task_id}"
         since = ""
-        if one.state is _S.RUNNING and one.instances == 1 and one.map_index is None:
+        if one.state is _S.RUNNING and self._tasks[one.task_id].size == 1:
             for group in self._groups:
                 if group.task_id == one.task_id and group.state is one.state and group.started_at is not None:
                     since = f" {self._since(group.started_at)}"

@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from liteflow.authoring.mapping import Items
 from liteflow.authoring.task import BRANCH, SHORT_CIRCUIT
@@ -210,17 +210,27 @@ def _accept(connection: Connection, prepared: PreparedDag, run_pk: int, changes:
     recovery.rewire(connection, run_pk, tasks, prepared.digest)
 
 
-def _reopen(connection: Connection, prepared: PreparedDag, run: RecordedRun) -> None:
-    """Open what failed or was ended early, and what follows from that."""
-    recovery.forget_cancel(connection, run.pk)
-    instances = _known(prepared, recovery.instances_of(connection, run.pk))
+class Reopened(NamedTuple):
+    """What of a failed run is opened again, by positions among its instances."""
+
+    opened: set[int]
+    """All of it, what is collapsed too."""
+    collapsed: dict[int, list[int]]
+    """By the number of a task that is mapped over a value that is made anew: its instances, which become one."""
+
+
+def what_to_reopen(prepared: PreparedDag, run: RecordedRun, instances: Sequence[RecordedInstance]) -> Reopened:
+    """Find out what failed or was ended early, and what follows from that. Changes nothing.
+
+    `instances` are those of tasks that the dag has. Raises RunConflictError when the run cannot be opened again.
+    """
     stood = [
         Stood(prepared.number_of[one.task_id], one.map_index, one.state, one.end_reason, one.try_number > 0)
         for one in instances
     ]
     opened = to_reopen(prepared.specs, stood)
     opened_tasks = {stood[position].task for position in opened}
-    collapsed: set[int] = set()
+    collapsed: dict[int, list[int]] = {}
     for number, unit in enumerate(prepared.unit_specs):
         expanded = [position for position, one in enumerate(stood) if prepared.unit_of[one.task] == number]
         expanded = [position for position in expanded if stood[position].map_index >= 0]
@@ -233,18 +243,27 @@ def _reopen(connection: Connection, prepared: PreparedDag, run: RecordedRun) -> 
                 "and has succeeded in part; start a new run",
                 run_id=run.run_id,
             )
-        collapsed.update(expanded)
-        for task in prepared.units[number].tasks:
-            pks = [instances[position].pk for position in expanded if stood[position].task == task]
-            if pks:
-                recovery.collapse(connection, pks)
-    recording.reopen(connection, [instances[position].pk for position in sorted(opened - collapsed)])
+        for position in expanded:
+            collapsed.setdefault(stood[position].task, []).append(position)
+    return Reopened(opened, collapsed)
+
+
+def _reopen(connection: Connection, prepared: PreparedDag, run: RecordedRun) -> None:
+    """Open what failed or was ended early, and what follows from that."""
+    recovery.forget_cancel(connection, run.pk)
+    instances = known_instances(prepared, recovery.instances_of(connection, run.pk))
+    opened, collapsed = what_to_reopen(prepared, run, instances)
+    gone: set[int] = set()
+    for positions in collapsed.values():
+        gone.update(positions)
+        recovery.collapse(connection, [instances[position].pk for position in positions])
+    recording.reopen(connection, [instances[position].pk for position in sorted(opened - gone)])
     _expand_stragglers(connection, prepared, run.pk)
 
 
 def _expand_stragglers(connection: Connection, prepared: PreparedDag, run_pk: int) -> None:
     """A task that was decided before its unit was expanded, and is open now, gets as many instances as the others."""
-    rows = _known(prepared, recovery.instances_of(connection, run_pk))
+    rows = known_instances(prepared, recovery.instances_of(connection, run_pk))
     sizes: dict[int, int] = {}
     for one in rows:
         unit = prepared.unit_of[prepared.number_of[one.task_id]]
@@ -258,7 +277,7 @@ def _expand_stragglers(connection: Connection, prepared: PreparedDag, run_pk: in
             recording.expand_instance(connection, run_pk, one.pk, task_facts(prepared, number), sizes[unit])
 
 
-def _known(prepared: PreparedDag, instances: Sequence[RecordedInstance]) -> list[RecordedInstance]:
+def known_instances(prepared: PreparedDag, instances: Sequence[RecordedInstance]) -> list[RecordedInstance]:
     """Without those of tasks that are not in the dag any more, and beyond what a task is mapped over now."""
     found = []
     for one in instances:
@@ -279,7 +298,7 @@ def _rebuild(
     connection: Connection, prepared: PreparedDag, run: RecordedRun, listener: Listener | None, given_up: set[int]
 ) -> TakenUp:
     """The run as it is recorded now, in memory."""
-    instances = _known(prepared, recovery.instances_of(connection, run.pk))
+    instances = known_instances(prepared, recovery.instances_of(connection, run.pk))
     active = ActiveRun(
         prepared,
         pk=run.pk,
