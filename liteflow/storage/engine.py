@@ -79,6 +79,9 @@ def database_url(db_path: str | os.PathLike[str] | None) -> URL:
 DRIVER = "driver"
 """Under which the connection of a scope has the driver's own, in its `info`."""
 
+_CURSORS = "cursors"
+"""Under which it has the cursors of the scope that SQLAlchemy made."""
+
 
 class _Lease:
     """A connection while a scope has it."""
@@ -89,6 +92,8 @@ class _Lease:
         """Where it goes when its scope is left, as long as that is where the database's idle ones are."""
         self.driver: Any = connection.connection.driver_connection
         connection.info[DRIVER] = self.driver
+        self.cursors: list[Any] = []
+        connection.info[_CURSORS] = self.cursors
 
     def commit(self) -> None:
         """Commit what was done, by statements of SQLAlchemy or past them."""
@@ -96,9 +101,16 @@ class _Lease:
             self.connection.commit()
         else:
             self.driver.commit()
+        self.cursors.clear()
 
     def close(self) -> None:
-        """Roll back what is not committed, and close the connection."""
+        """Roll back what is not committed, and close the connection.
+
+        And its cursors first: one that an error left in the middle of its rows, and that the error's traceback holds,
+        would keep the database locked for as long as that.
+        """
+        for cursor in self.cursors:
+            cursor.close()
         self.connection.close()
 
 
@@ -290,6 +302,7 @@ def _make_engine(url: URL) -> Engine:
     event.listen(engine, "do_connect", lambda _dialect, _record, args, options: _connect(path, args, options))
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
+    event.listen(engine, "after_cursor_execute", _note_cursor)
     return engine
 
 
@@ -327,6 +340,12 @@ def _begin(connection: Any) -> None:
     begin = connection.get_execution_options().get("liteflow_begin", "BEGIN")
     if begin:  # a scope has begun already
         connection.exec_driver_sql(begin)
+
+
+def _note_cursor(connection: Connection, cursor: Any, *_others: Any) -> None:
+    cursors = connection.info.get(_CURSORS)
+    if cursors is not None:
+        cursors.append(cursor)
 
 
 def storage_error(path: str, error: BaseException) -> StorageError:

@@ -32,7 +32,8 @@ def fill(connection: sqlite3.Connection) -> None:
         f"""
         INSERT INTO liteflow_executor (id, token, host, pid, process_started_at, started_at, ended_at)
             VALUES (1, 'abc', 'host', 4242, 7, {NOW}, NULL);
-        INSERT INTO liteflow_dag VALUES (1, 'etl', 'Orders', '["a"]', '{{"day": 1}}', 'etl.py', 'd', {NOW}, {NOW});
+        INSERT INTO liteflow_dag (id, dag_id, description, tags, params, file, structure_digest, created_at, updated_at)
+            VALUES (1, 'etl', 'Orders', '["a"]', '{{"day": 1}}', 'etl.py', 'd', {NOW}, {NOW});
         INSERT INTO liteflow_dag_run (id, dag_pk, run_id, state, logical_date, params, structure_digest, executor_pk,
             created_at, started_at, ended_at)
             VALUES (1, 1, 'r1', 'running', {NOW}, '{{"day": 1}}', 'd', 1, {NOW}, {NOW}, NULL);

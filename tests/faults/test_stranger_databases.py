@@ -166,7 +166,8 @@ def test_two_hundred_naughty_strings_in_every_text(loose: Path) -> None:
     with changing(loose) as connection:
         for number, text in enumerate(texts, start=10):
             connection.execute(
-                "INSERT INTO liteflow_dag VALUES (?, ?, ?, ?, '{}', ?, 'd', ?, ?)",
+                "INSERT INTO liteflow_dag (id, dag_id, description, tags, params, file, structure_digest, created_at, "
+                "updated_at) VALUES (?, ?, ?, ?, '{}', ?, 'd', ?, ?)",
                 (number, text, text, json.dumps([text]), text, NOW, NOW),
             )
             connection.execute(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select, text
 
 from liteflow.errors import StorageError
 from liteflow.storage import engine
@@ -89,6 +89,20 @@ def test_a_write_scope_holds_the_lock_from_its_first_statement(database: Databas
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("INSERT INTO liteflow_pool (name, slots) VALUES ('x', 1)")
         other.close()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_an_error_in_the_middle_of_rows_holds_nothing_open_though_somebody_keeps_it(database: Database) -> None:
+    """Its traceback holds the cursor, and a cursor holds what it reads."""
+    with database.write() as session:
+        session.execute(insert(POOL), [{"name": str(number), "slots": 0} for number in range(3)])
+    database.close()
+    with pytest.raises(KeyError) as kept, Database(database.path, pooled=False).read() as session:
+        rows = session.execute(select(POOL))
+        raise KeyError(next(rows).name)
+    assert kept.value.args == ("0",)
+    held = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    assert [path for path in held if path.startswith(database.path)] == []
 
 
 def test_eight_threads_never_claim_the_same_row(database: Database) -> None:
