@@ -1,4 +1,4 @@
-"""Dags from files: what FILE[:DAG_ID] means to a command."""
+"""Dags from files: what FILE[:DAG_ID], and the options that go with it, mean to a command."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -84,3 +87,45 @@ def _place(error: BaseException, path: str) -> str:
     """The last line of the file itself that the error passed through."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     return f"{path}:{lines[-1]}" if lines else path
+
+
+def run_id_of(dag: Dag, identifier: str) -> str:
+    """The id of the dag's run that RUN names."""
+    from liteflow.errors import NotFoundError
+    from liteflow.storage.history import open_history
+
+    history = open_history(dag.db_path)
+    if identifier == "latest":
+        return history.find_run(dag.dag_id).run_id
+    found = history.find_run(identifier)
+    if found.dag_id != dag.dag_id:
+        raise NotFoundError(
+            f"{identifier!r} is a run of dag {found.dag_id!r}, not of {dag.dag_id!r}", identifier=identifier
+        )
+    return found.run_id
+
+
+def given_params(dag: Dag, texts: Iterable[str]) -> dict[str, Any]:
+    """The params that `--param K=V` give, each read as the dag declares it."""
+    return dict(_param(dag, text) for text in texts)
+
+
+def _param(dag: Dag, text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise click.BadParameter(f"{text!r} is not of the form K=V", param_hint="--param")
+    from liteflow.authoring.params import parse_param_text
+
+    return name, parse_param_text(dag.declared_params.get(name), value)
+
+
+def moment_of(text: str, option: str = "--logical-date") -> datetime:
+    """The date or time that an option gives; in UTC unless it says."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no ISO 8601 date or time, such as 2026-01-31 or 2026-01-31T06:00+01:00",
+            param_hint=option,
+        ) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

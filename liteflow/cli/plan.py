@@ -20,6 +20,7 @@ from liteflow.cli.common import (
     print_json,
     print_table,
 )
+from liteflow.cli.dagfile import given_params, load_dag, moment_of, run_id_of
 
 if TYPE_CHECKING:
     from liteflow.authoring.dag import Dag
@@ -54,24 +55,23 @@ def plan_command(
     What is of one level may run at the same time. The file is imported, as a run does it; nothing is written, and a
     missing database is not created. Exit 2 when a run would be refused before it begins.
     """
-    from liteflow.cli.run import _load, _moment, _param, _run_id
     from liteflow.execution.planning import database_there, make_plan, plan_resume, prepare
     from liteflow.execution.requests import check_request
 
     if resume is not None and (params or logical_date is not None):
         raise click.UsageError("a run goes on with its own params and date: leave out --param, --logical-date")
-    dag, surprises = _loaded(_load, file)
+    dag, surprises = _loaded(file)
     if db_path is not None:
         dag.db_path = db_path
     history = open_history(_text(dag.db_path)) if resume is not None or database_there(dag.db_path) else None
     prepared = prepare(dag)
     if resume is not None and history is not None:
-        run = history.find_run(f"{dag.dag_id}/{_run_id(dag, resume)}")
+        run = history.find_run(f"{dag.dag_id}/{run_id_of(dag, resume)}")
         rest = plan_resume(history, prepared, run.run_id)
         plan = make_plan(prepared, run.params_json, run.logical_date, history)
     else:
-        given = dict(_param(dag, text) for text in params)
-        moment = _moment(logical_date) if logical_date is not None else None
+        given = given_params(dag, params)
+        moment = moment_of(logical_date) if logical_date is not None else None
         _, moment, params_json = check_request(dag, given, None, moment)
         rest = None
         plan = make_plan(prepared, params_json, moment, history)
@@ -88,14 +88,14 @@ def _text(db_path: Any) -> str | None:
     return None if db_path is None else str(db_path)
 
 
-def _loaded(load: Any, file: str) -> tuple[Dag, list[str]]:
+def _loaded(file: str) -> tuple[Dag, list[str]]:
     """The dag, and what of it will surprise, unless the file itself says that it is not to be told."""
     from liteflow.authoring.lint import warn_of_surprises
     from liteflow.errors import DagWarning
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DagWarning)  # filters that the file sets come before it
-        dag = load(file)
+        dag = load_dag(file)
         others = [one for one in caught if not issubclass(one.category, DagWarning)]
         caught.clear()
         warn_of_surprises(dag)

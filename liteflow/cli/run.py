@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from liteflow.cli.common import db_option, echo, examples, is_interrupted, json_option, print_json, run_document
+from liteflow.cli.dagfile import given_params, load_dag, moment_of, run_id_of
+from liteflow.cli.stopping import signals_that_raise, stopped
 
 if TYPE_CHECKING:
     from liteflow.authoring.dag import Dag
@@ -81,23 +81,21 @@ def run_command(
         raise click.UsageError(
             "a run goes on with its own id, params and date: leave out --run-id, --param, --logical-date"
         )
-    from liteflow.cli.dagfile import load_dag
-
     dag = load_dag(file)
     if db_path is not None:
         dag.db_path = db_path
-    moment = _moment(logical_date) if logical_date is not None else None
-    given = dict(_param(dag, text) for text in params)
+    moment = moment_of(logical_date) if logical_date is not None else None
+    given = given_params(dag, params)
     if resume is None:
         new = partial(dag.run, given, run_id=run_id, logical_date=moment, alone=True)
         begin = partial(_run_when_alone, dag, new, if_active)
     else:
-        begin = partial(dag.resume, _run_id(dag, resume), accept_changes=accept_changes, force=force)
+        begin = partial(dag.resume, run_id_of(dag, resume), accept_changes=accept_changes, force=force)
     from liteflow.errors import RunActiveError
     from liteflow.execution.stopping import Terminated
 
     try:
-        with _signals_that_raise():
+        with signals_that_raise():
             run = begin(max_workers=workers, progress=False if quiet else None)
     except RunActiveError as error:
         if if_active == "skip":
@@ -107,9 +105,9 @@ def run_command(
             f"{error}; wait for it with --if-active wait", run_id=error.run_id, pid=error.pid
         ) from error
     except Terminated:
-        _stopped(143)
+        stopped(143)
     except KeyboardInterrupt:
-        _stopped(130)
+        stopped(130)
     if as_json:
         print_json(run_document(run))
     else:
@@ -138,61 +136,3 @@ def _run_when_alone(dag: Dag, begin: Callable[..., DagRun], if_active: str, **op
                 while not active.state.is_terminal and not is_interrupted(active):
                     time.sleep(ACTIVE_POLL_S)
                     active = history.run(active.pk)
-
-
-@contextlib.contextmanager
-def _signals_that_raise() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM raise, unless they are ignored, as after `nohup`; see `execution/stopping.py`."""
-    from liteflow.execution.stopping import terminate
-
-    raising = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate}
-    before = {number: signal.getsignal(number) for number in raising}
-    for number, handler in raising.items():
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number, known in before.items():
-            signal.signal(number, known)
-
-
-def _stopped(code: int) -> NoReturn:
-    echo("liteflow: stopped; what became of the run: liteflow runs", err=True)
-    sys.exit(code)
-
-
-def _run_id(dag: Dag, identifier: str) -> str:
-    """The id of the dag's run that RUN names."""
-    from liteflow.errors import NotFoundError
-    from liteflow.storage.history import open_history
-
-    history = open_history(dag.db_path)
-    if identifier == "latest":
-        return history.find_run(dag.dag_id).run_id
-    found = history.find_run(identifier)
-    if found.dag_id != dag.dag_id:
-        raise NotFoundError(
-            f"{identifier!r} is a run of dag {found.dag_id!r}, not of {dag.dag_id!r}", identifier=identifier
-        )
-    return found.run_id
-
-
-def _param(dag: Dag, text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise click.BadParameter(f"{text!r} is not of the form K=V", param_hint="--param")
-    from liteflow.authoring.params import parse_param_text
-
-    return name, parse_param_text(dag.declared_params.get(name), value)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.BadParameter(
-            f"{text!r} is no ISO 8601 date or time, such as 2026-01-31 or 2026-01-31T06:00+01:00",
-            param_hint="--logical-date",
-        ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
