@@ -77,7 +77,7 @@ class EndReason(StrEnum):
     MARKED = "marked"
     """Somebody said that this is its state: `liteflow mark`."""
     REUSED = "reused"
-    """It succeeded in the run whose values this run began with: `liteflow rerun`."""
+    """It ended so in the run whose values this run began with: `liteflow rerun --only-failed`."""
 
 
 _S = TaskInstanceState
@@ -119,7 +119,11 @@ TRANSITIONS: Mapping[TaskInstanceState, Mapping[TaskInstanceState, str]] = {
     _S.UPSTREAM_FAILED: {},
     _S.REMOVED: {},
 }
-"""From a state to the states that may follow it, each with its occasion."""
+"""From a state to the states that may follow it, each with its occasion.
+
+Explicit commands do what is not here: `clear` and `resume` make what is over pending, `mark` gives any task instance
+that does not run a final state, and `rerun` begins a run with task instances that are over.
+"""
 
 RUN_TRANSITIONS: Mapping[RunState, Mapping[RunState, str]] = {
     _R.QUEUED: {_R.RUNNING: "owned by a service", _R.FAILED: "cancelled"},
@@ -127,7 +131,7 @@ RUN_TRANSITIONS: Mapping[RunState, Mapping[RunState, str]] = {
     _R.SUCCESS: {},
     _R.FAILED: {},
 }
-"""The same for runs."""
+"""The same for runs. `clear` makes one that is over queued again, `resume` running; `mark` may change how it ended."""
 
 TERMINAL: frozenset[TaskInstanceState] = frozenset(state for state, nexts in TRANSITIONS.items() if not nexts)
 UNFINISHED: frozenset[TaskInstanceState] = frozenset(TRANSITIONS) - TERMINAL

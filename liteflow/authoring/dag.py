@@ -511,6 +511,45 @@ class Dag:
             progress=progress,
         )
 
+    def rerun(
+        self,
+        from_run: str,
+        *,
+        only_failed: bool = False,
+        params: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        max_workers: int | None = None,
+        executor: Executor | None = None,
+        progress: bool | None = None,
+    ) -> DagRun:
+        """Run the dag once more for the logical date and with the params of the run `from_run`, as a new run.
+
+        `params` are laid over those of that run, which is named by its id and kept in `rerun_of`. With `only_failed`
+        the new run begins with what succeeded there: these task instances are `success` with the end reason `reused`,
+        their XComs are copied as they are, and what was skipped stays skipped. What went wrong runs, what was left out
+        by an early end, what is new to the dag or has another upstream, trigger rule or mapping than it had, and
+        everything below these; setups whose teardown has run where something between the two does. A change inside
+        a function is not noticed. `params` cannot be changed then.
+
+        `run_id` (default: made from the date) makes the call idempotent, as in `run`. Raises NotFoundError when there
+        is no such run, and RunConflictError when, with `only_failed`, it is not over or nothing went wrong in it. The
+        other arguments are those of `run`.
+        """
+        self._refuse_metadata_only("rerun")
+        refuse_while_loading("dag.rerun()")
+        from liteflow.execution.running import rerun_dag
+
+        return rerun_dag(
+            self,
+            from_run,
+            only_failed=only_failed,
+            params=params,
+            run_id=run_id,
+            max_workers=max_workers,
+            executor=executor,
+            progress=progress,
+        )
+
     @classmethod
     def load(cls, dag_id: str, db_path: str | os.PathLike[str] | None = None) -> Dag:
         """A dag from the database: its metadata and history, no tasks. `run()` on it raises MetadataOnlyError."""

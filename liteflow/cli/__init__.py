@@ -22,13 +22,18 @@ from liteflow.errors import LiteflowError
 # Name of the command: the module that has it, under the same name with "_command" behind it, and what `--help` says
 # of it, so that a list of commands need not import them all. A test holds the words and the commands' own together.
 _COMMANDS = {
+    "backfill": ("liteflow.cli.again", "Run a dag for each date of a range."),
     "cancel": ("liteflow.cli.change", "Ask for the end of a run, or of one of its tasks."),
+    "clear": ("liteflow.cli.clear", "Open task instances of a run again, to be run once more."),
     "dags": ("liteflow.cli.listing", "List the dags that have run in the database."),
     "db": ("liteflow.cli.db", "Create, upgrade, back up and check the database."),
     "delete": ("liteflow.cli.change", "Delete a run, or a dag with all of its runs."),
     "logs": ("liteflow.cli.logs", "Print the log of a run or of one of its tasks."),
+    "mark": ("liteflow.cli.clear", "Say that a task is success, failed or skipped."),
     "plan": ("liteflow.cli.plan", "Say what a run of a dag would do, without running it."),
     "pools": ("liteflow.cli.pools", "List and change the pools, slots that tasks share."),
+    "replay": ("liteflow.cli.again", "Run one task of a run in this process, with its exact inputs."),
+    "rerun": ("liteflow.cli.again", "Run a dag once more as an earlier run had it, as a new run."),
     "run": ("liteflow.cli.run", "Run a dag of a Python file once, or go on with a run."),
     "runs": ("liteflow.cli.listing", "List runs, the newest first."),
     "scaffold": ("liteflow.cli.scaffold", "Write a dag file to start from."),

@@ -213,6 +213,7 @@ def run_document(run: DagRun) -> dict[str, Any]:
         "ended_at": iso(run.ended_at),
         "duration_s": seconds(run.duration),
         "params": plain_json("json", run.params_json.encode()),
+        "rerun_of": run.rerun_of,
     }
 
 

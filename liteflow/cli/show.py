@@ -65,6 +65,8 @@ def show_command(run: str, show_all: bool, db_path: str | None, as_json: bool) -
     state = state_text(found, failed)
     echo(f"{found.dag_id}/{found.run_id}  {state}  {took(found.duration)}")
     echo(f"logical date {iso(found.logical_date)}, started {when(found.started_at)}")
+    if found.rerun_of is not None:
+        echo(f"rerun of {found.rerun_of}")
     if found.params_json != "{}":
         echo(f"params {found.params_json}")
     echo()

@@ -97,6 +97,8 @@ class ActiveRun:
         """Of sensors that gave their slots back: when they looked first."""
         self.looks: dict[int, int] = {}
         """Of the same: how many times they have looked."""
+        self.past_tries: dict[tuple[str, int], int] = {}
+        """By task id and map index: tries of instances that were removed from the run, and may come back."""
         self.open_callbacks = 0
         """Callbacks that are due or running: the run is not over before they are."""
         self.called_for_end = False
@@ -236,6 +238,14 @@ class ActiveRun:
                 found[leaf] = len(self._item_lists[source, leaf.key])
         self._lengths[unit] = found
         return count_of(self.prepared.units[unit].input, found)
+
+    def count_on(self, expansion: Expansion) -> None:
+        """The instances of a unit that was expanded again are the ones from before: their tries are counted on."""
+        for task in expansion.tasks if self.past_tries else ():
+            for index in self.core.instances(task):
+                number = self.past_tries.pop((self.prepared.tasks[task].task_id, self.map_index(index)), 0)
+                if number:
+                    self.core.try_numbers[index] = self.core.uncounted_tries[index] = number
 
     def add_instances(self, expansion: Expansion, pks: list[list[int]]) -> None:
         """The rows of a unit that was expanded are made; `pks` holds the keys of each task by map index."""

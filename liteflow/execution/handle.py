@@ -85,8 +85,8 @@ class RunHandle:
             run = self._history.run(self._pk)
             if run.state.is_terminal:
                 return run
-            if run.owner is not None and not is_alive(self._history.database.path, run.owner):
-                # Also where it has ended in good order just now, or somebody else has it by now.
+            if run.owner is None or not is_alive(self._history.database.path, run.owner):
+                # Also where it has ended in good order just now, was cleared, or somebody else has it by now.
                 self._run = self._service.take_up_again(self._prepared, run)
                 if self._run is not None:
                     return self.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))

@@ -33,6 +33,12 @@ MOST_TRIES = 100
 DEAD_LOCK_S = 60.0
 """How old the lock file of a killed service must be to be removed: a fresh one may be about to be locked."""
 
+LEFTOVERS_S = 5.0
+"""How long processes of the last owner's tries may take to be gone once they are killed."""
+
+OWNER_DIED = "the executor service died while it ran"
+"""What is recorded of a try whose owner is gone."""
+
 _TOKEN = re.compile(r"[0-9A-Za-z]{1,64}")
 """A token comes from a database, which may be a stranger's, and becomes part of a path."""
 

@@ -23,9 +23,9 @@ from liteflow.execution import recorder, telling
 from liteflow.execution.choosing import Chooser
 from liteflow.execution.clock import clock_us
 from liteflow.execution.jobs import Engine, Events, Job, LogLine, Outcome
+from liteflow.execution.liveness import OWNER_DIED
 from liteflow.execution.making import JobMaker
 from liteflow.execution.past import past_of
-from liteflow.execution.recovery import OWNER_DIED
 from liteflow.execution.turn import Claim, DueCallback, Turn
 from liteflow.scheduling.core import Change, Ended
 from liteflow.scheduling.skips import DECISION_KEY, decision_value, skipped_by
@@ -283,6 +283,7 @@ class Loop:
             for unit in units:
                 expansion = run.core.expand(unit, run.length_of(unit))
                 if expansion.tasks:
+                    run.count_on(expansion)
                     turn.expansions.append((run, expansion))
                 run.note(expansion.changes)
                 turn.changes += [(run, change) for change in expansion.changes]

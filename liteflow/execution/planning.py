@@ -230,7 +230,7 @@ def plan_resume(history: History, prepared: PreparedDag, run_id: str) -> ResumeP
     """
     from liteflow.errors import NotFoundError
     from liteflow.execution.differences import differences
-    from liteflow.execution.recovery import known_instances, what_to_reopen
+    from liteflow.execution.recovery import known_instances, what_to_renew, what_to_reopen
     from liteflow.storage import recovery
 
     with history.read() as connection:
@@ -248,7 +248,8 @@ def plan_resume(history: History, prepared: PreparedDag, run_id: str) -> ResumeP
         )
     _refuse_driven(history, run)
     known = known_instances(prepared, instances)
-    opened = what_to_reopen(prepared, run, known).opened if run.state is RunState.FAILED else set[int]()
+    find = what_to_reopen if run.state is RunState.FAILED else what_to_renew
+    opened = find(prepared, run, known).opened
     rests = _rests(known, opened)
     for task_id, more in changes.longer.items():
         before = rests.get(task_id, Rest())

@@ -20,11 +20,11 @@ from liteflow.errors import LiteflowError, RunConflictError, RunOwnedError
 from liteflow.execution.active import ActiveRun, Listener
 from liteflow.execution.clock import clock_us
 from liteflow.execution.differences import Differences, differences
-from liteflow.execution.liveness import end_leftovers, is_alive, state_of_owner
+from liteflow.execution.liveness import LEFTOVERS_S, OWNER_DIED, end_leftovers, is_alive, state_of_owner
 from liteflow.execution.recorder import task_facts
 from liteflow.execution.turn import DueCallback
 from liteflow.scheduling.core import Recorded
-from liteflow.scheduling.reopening import Stood, to_reopen
+from liteflow.scheduling.reopening import Stood, renewed, to_reopen
 from liteflow.scheduling.skips import DECISION_KEY, skipped_by
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage import callbacks, recording, recovery
@@ -43,14 +43,8 @@ if TYPE_CHECKING:
 
 _S = TaskInstanceState
 
-OWNER_DIED = "the executor service died while it ran"
-"""What is recorded of a try whose owner is gone."""
-
 OWNER_ROBBED = "the run was taken from its executor service while it ran"
 """The same where the owner lives, and `force` was used."""
-
-LEFTOVERS_S = 5.0
-"""How long processes of the last owner's tries may take to be gone once they are killed."""
 
 _STATE_OF_KIND = {
     "on_success": "success",
@@ -87,7 +81,10 @@ class Recoverer:
         """Runs of which it was told why they cannot be taken up."""
 
     def interrupted(self, digests: dict[tuple[str, str], PreparedDag]) -> list[tuple[PreparedDag, RecordedRun]]:
-        """The runs of these dags (by dag id and structure digest) that nobody drives any more, oldest first."""
+        """The runs of these dags (by dag id and structure digest) that nobody drives any more, oldest first.
+
+        Those without an owner were opened by a command (`liteflow clear`), or begin with the values of another run.
+        """
         if not digests:
             return []
         with self._database.read() as connection:
@@ -97,8 +94,7 @@ class Recoverer:
             for run in found
             if (run.dag_id, run.structure_digest) in digests
             and run.pk not in self._refused
-            and run.owner is not None
-            and not is_alive(self._database.path, run.owner)
+            and (run.owner is None or not is_alive(self._database.path, run.owner))
         ]
 
     def take_up_unasked(self, prepared: PreparedDag, run: RecordedRun) -> TakenUp | None:
@@ -108,7 +104,7 @@ class Recoverer:
         except LiteflowError as error:
             self._refused.add(run.pk)
             logging.getLogger("liteflow").warning(
-                "run %s of dag %s was interrupted and is left as it is: %s", run.run_id, run.dag_id, error
+                "run %s of dag %s, which nobody drives, is left as it is: %s", run.run_id, run.dag_id, error
             )
             return None
 
@@ -146,6 +142,8 @@ class Recoverer:
                 _accept(connection, prepared, run.pk, changes)
             if run.state is RunState.FAILED:
                 _reopen(connection, prepared, run)
+            else:
+                _renew(connection, prepared, run)
             taken = _rebuild(connection, prepared, run, listener, given_up)
         if owner is not None and is_robbed:
             self._end_tries_of(run, owner)  # not before: it would record how these ended
@@ -211,7 +209,7 @@ def _accept(connection: Connection, prepared: PreparedDag, run_pk: int, changes:
 
 
 class Reopened(NamedTuple):
-    """What of a failed run is opened again, by positions among its instances."""
+    """What of a run is opened again, by positions among its instances."""
 
     opened: set[int]
     """All of it, what is collapsed too."""
@@ -220,31 +218,67 @@ class Reopened(NamedTuple):
 
 
 def what_to_reopen(prepared: PreparedDag, run: RecordedRun, instances: Sequence[RecordedInstance]) -> Reopened:
-    """Find out what failed or was ended early, and what follows from that. Changes nothing.
+    """Find out what of a failed run failed or was ended early, and what follows from that. Changes nothing.
 
     `instances` are those of tasks that the dag has. Raises RunConflictError when the run cannot be opened again.
     """
-    stood = [
-        Stood(prepared.number_of[one.task_id], one.map_index, one.state, one.end_reason, one.try_number > 0)
+    opened = to_reopen(prepared.specs, stood_as(prepared, instances))
+    return _with_mapped(prepared, run, instances, opened, keeps_mapped=False)
+
+
+def what_to_renew(prepared: PreparedDag, run: RecordedRun, instances: Sequence[RecordedInstance]) -> Reopened:
+    """Find out what follows from what a command has opened: only the code knows setups, and what is mapped over what.
+
+    Otherwise as `what_to_reopen`.
+    """
+    cleared = {position for position, one in enumerate(instances) if one.is_cleared}
+    if not cleared:
+        return Reopened(set(), {})
+    opened = renewed(prepared.specs, stood_as(prepared, instances), cleared)
+    return _with_mapped(prepared, run, instances, opened, keeps_mapped=True)
+
+
+def stood_as(prepared: PreparedDag, instances: Sequence[RecordedInstance]) -> list[Stood]:
+    """The task instances as `scheduling/reopening.py` looks at them."""
+    return [
+        Stood(prepared.number_of[one.task_id], one.map_index, one.state, one.end_reason, one.has_run)
         for one in instances
     ]
-    opened = to_reopen(prepared.specs, stood)
-    opened_tasks = {stood[position].task for position in opened}
+
+
+def _with_mapped(
+    prepared: PreparedDag,
+    run: RecordedRun,
+    instances: Sequence[RecordedInstance],
+    opened: set[int],
+    *,
+    keeps_mapped: bool,
+) -> Reopened:
+    """What is opened, and of that what is to be expanded again.
+
+    `keeps_mapped`: whether instances may stay as they are that are mapped over something that is made anew: whoever
+    cleared that did not ask for them.
+    """
+    opened_tasks = {instances[position].task_id for position in opened}
+    of_unit: dict[int, list[int]] = {}
+    for position, one in enumerate(instances):
+        unit = prepared.unit_of[prepared.number_of[one.task_id]]
+        if unit is not None and one.map_index >= 0:
+            of_unit.setdefault(unit, []).append(position)
     collapsed: dict[int, list[int]] = {}
-    for number, unit in enumerate(prepared.unit_specs):
-        expanded = [position for position, one in enumerate(stood) if prepared.unit_of[one.task] == number]
-        expanded = [position for position in expanded if stood[position].map_index >= 0]
-        if unit.length is not None or not expanded or not opened_tasks.intersection(unit.sources):
+    for number, expanded in of_unit.items():
+        if not prepared.units[number].sources or (keeps_mapped and opened.isdisjoint(expanded)):
             continue
-        if any(position not in opened for position in expanded):
-            name = prepared.tasks[stood[expanded[0]].task].task_id
-            raise RunConflictError(
-                f"run {run.run_id!r} of dag {run.dag_id!r}: {name!r} is mapped over a value that would be made anew, "
-                "and has succeeded in part; start a new run",
-                run_id=run.run_id,
-            )
-        for position in expanded:
-            collapsed.setdefault(stood[position].task, []).append(position)
+        sources = [prepared.tasks[source].task_id for source in prepared.units[number].sources]
+        anew = next((source for source in sources if source in opened_tasks), None)
+        if not opened.issuperset(expanded):
+            if anew is not None:
+                raise _is_mapped_in_part(run, instances[expanded[0]].task_id, anew)
+            continue
+        waiting = [instances[position] for position in expanded]
+        if anew is not None or all(one.is_cleared and one.state is _S.PENDING for one in waiting):
+            for position in expanded:
+                collapsed.setdefault(prepared.number_of[instances[position].task_id], []).append(position)
     return Reopened(opened, collapsed)
 
 
@@ -252,13 +286,41 @@ def _reopen(connection: Connection, prepared: PreparedDag, run: RecordedRun) -> 
     """Open what failed or was ended early, and what follows from that."""
     recovery.forget_cancel(connection, run.pk)
     instances = known_instances(prepared, recovery.instances_of(connection, run.pk))
-    opened, collapsed = what_to_reopen(prepared, run, instances)
+    _open(connection, prepared, run.pk, instances, what_to_reopen(prepared, run, instances))
+
+
+def _renew(connection: Connection, prepared: PreparedDag, run: RecordedRun) -> None:
+    """Open what follows from what a command has opened."""
+    instances = known_instances(prepared, recovery.instances_of(connection, run.pk))
+    found = what_to_renew(prepared, run, instances)
+    if found.opened:
+        _open(connection, prepared, run.pk, instances, found)
+
+
+def _open(
+    connection: Connection,
+    prepared: PreparedDag,
+    run_pk: int,
+    instances: Sequence[RecordedInstance],
+    found: Reopened,
+) -> None:
+    """Open instances that are over; what is to be expanded again is collapsed first."""
     gone: set[int] = set()
-    for positions in collapsed.values():
+    for positions in found.collapsed.values():
         gone.update(positions)
         recovery.collapse(connection, [instances[position].pk for position in positions])
-    recording.reopen(connection, [instances[position].pk for position in sorted(opened - gone)])
-    _expand_stragglers(connection, prepared, run.pk)
+    over = [position for position in sorted(found.opened - gone) if instances[position].state.is_terminal]
+    recording.reopen(connection, [instances[position].pk for position in over])
+    _expand_stragglers(connection, prepared, run_pk)
+
+
+def _is_mapped_in_part(run: RecordedRun, task_id: str, source: str) -> RunConflictError:
+    return RunConflictError(
+        f"run {run.run_id!r} of dag {run.dag_id!r}: {task_id!r} is mapped over a value that would be made anew, that "
+        f"of {source!r}, and has succeeded in part; have all of it run again: "
+        f"liteflow clear {run.dag_id}/{run.run_id} {source} --downstream",
+        run_id=run.run_id,
+    )
 
 
 def _expand_stragglers(connection: Connection, prepared: PreparedDag, run_pk: int) -> None:
@@ -325,6 +387,7 @@ def _rebuild(
     )
     index_of = {one.pk: active.index_of(one.task_id, one.map_index) for one in instances}
     active.restored(index_of)
+    active.past_tries = recovery.removed_tries(connection, run.pk)
     taken = TakenUp(active, given_up=[index_of[pk] for pk in sorted(given_up) if pk in index_of])
     crashed = recovery.ever_crashed(connection, run.pk)
     now_us = clock_us()
@@ -341,13 +404,14 @@ def _rebuild(
             taken.delays_s.append((index, max(0.0, (_us(one.due_at) - now_us) / 1e6)))
     taken.decided = _decisions(connection, prepared, instances, index_of)
     _load_items(connection, active)
+    _check_lengths(active)
     taken.due = _due_callbacks(connection, active, {one.pk: one for one in instances}, index_of)
     return taken
 
 
 def _ending(run: RecordedRun, instances: Sequence[RecordedInstance]) -> EndReason | None:
     """Why the run was being ended early when its owner went, if it was."""
-    if run.state is RunState.FAILED:
+    if run.state is not RunState.RUNNING:  # it is opened again, or nothing of it has begun
         return None
     if run.is_cancel_requested:
         return EndReason.CANCELLED
@@ -400,6 +464,33 @@ def _load_items(connection: Connection, active: ActiveRun) -> None:
                 run_id=active.run_id,
             )
         active.keep_items(source, key, EncodedItems(data))
+
+
+def _check_lengths(active: ActiveRun) -> None:
+    """Raise RunConflictError where instances that are to run are not those of the value that is there now."""
+    prepared, core = active.prepared, active.core
+    for number, unit in enumerate(prepared.units):
+        task = next((task for task in unit.tasks if core.is_expanded(task) and core.unended[task]), None)
+        if task is None or not unit.sources:
+            continue
+        task_id = prepared.tasks[task].task_id
+        whole = [source for source in unit.sources if not core.is_expanded(source)]
+        lost = next((source for source in whole if core.states[source] is not _S.SUCCESS), None)
+        if lost is not None:
+            name = prepared.tasks[lost].task_id
+            what = f"is mapped over the value of {name!r}, which is {core.states[lost]}"
+            again = f"{name} {task_id}"
+        else:
+            length = active.length_of(number)
+            if length == core.count(task):
+                continue
+            what = f"has {core.count(task):,} instances, and what it is mapped over has {length:,} items now"
+            again = task_id
+        raise RunConflictError(
+            f"run {active.run_id!r} of dag {active.dag.dag_id!r}: {task_id!r} {what}; have all of it run again: "
+            f"liteflow clear {active.dag.dag_id}/{active.run_id} {again}",
+            run_id=active.run_id,
+        )
 
 
 def _due_callbacks(

@@ -28,9 +28,14 @@ def check_request(
         raise ParamError(f"the params of a run are stored as text: {error}", param="") from None
     moment = _aware(logical_date) if logical_date is not None else datetime.now(UTC)
     if run_id is None:
-        return f"manual__{moment.isoformat()}_{secrets.token_hex(3)}", moment, params_json
+        return fresh_run_id("manual", moment), moment, params_json
     _refuse_own_run(dag.dag_id, check_run_id(run_id))
     return run_id, moment, params_json
+
+
+def fresh_run_id(kind: str, moment: datetime) -> str:
+    """An id for a run of that logical date, in Airflow's form, which no other has."""
+    return f"{kind}__{moment.isoformat()}_{secrets.token_hex(3)}"
 
 
 def dag_facts(dag: Dag, digest: str) -> Any:

@@ -70,6 +70,25 @@ def resume_dag(
     return _drive(dag, resume, max_workers=max_workers, executor=executor, progress=progress)
 
 
+def rerun_dag(
+    dag: Dag,
+    from_run: str,
+    *,
+    only_failed: bool,
+    params: Mapping[str, Any] | None,
+    run_id: str | None,
+    max_workers: int | None,
+    executor: Executor | None,
+    progress: bool | None,
+) -> DagRun:
+    """See `Dag.rerun`."""
+
+    def rerun(service: ExecutorService, listener: Listener | None) -> RunHandle:
+        return service.rerun(dag, from_run, only_failed=only_failed, params=params, run_id=run_id, listener=listener)
+
+    return _drive(dag, rerun, max_workers=max_workers, executor=executor, progress=progress)
+
+
 def _drive(
     dag: Dag,
     begin: Callable[[ExecutorService, Listener | None], RunHandle],

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any, Self
 from liteflow.authoring.dag import Dag
 from liteflow.authoring.dagfile import refuse_while_loading
 from liteflow.authoring.ids import check_name
-from liteflow.errors import MetadataOnlyError, RunActiveError, ServiceError
+from liteflow.errors import MetadataOnlyError, ParamError, RunActiveError, RunConflictError, ServiceError
 from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, describe
 from liteflow.execution.cpus import usable_cpus
 from liteflow.execution.foreign import ForeignEngine
 from liteflow.execution.handle import RunHandle
 from liteflow.execution.jobs import Engine
-from liteflow.execution.requests import check_request, dag_facts, refuse_conflict
+from liteflow.execution.requests import check_request, dag_facts, fresh_run_id, refuse_conflict
 from liteflow.execution.slots import SlotEngine
 from liteflow.states import EndReason, RunState
+from liteflow.storage.xcoms import decode
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from liteflow.execution.pools import PoolGuard
     from liteflow.execution.prepared import PreparedDag
     from liteflow.execution.recovery import Recoverer, TakenUp
+    from liteflow.execution.rerunning import Origin
     from liteflow.storage.engine import Database
     from liteflow.storage.history import DagRun, History
     from liteflow.storage.recovery import RecordedRun
@@ -195,8 +197,6 @@ class ExecutorService:
         """
         refuse_while_loading("service.submit()")
         self._refuse_when_unusable()
-        from liteflow.execution.active import ActiveRun
-
         prepared = self._prepare(dag)
         name, moment, params_json = check_request(dag, params, run_id, logical_date)
         assert self._pools is not None
@@ -205,6 +205,20 @@ class ExecutorService:
         created = self._create(prepared, name, moment, params_json, must_match_date=must_match_date, alone=alone)
         if created is None:
             return self._stand_for(prepared, name, listener)
+        return self._begin(prepared, name, moment, params_json, created, listener)
+
+    def _begin(
+        self,
+        prepared: PreparedDag,
+        name: str,
+        moment: datetime,
+        params_json: str,
+        created: tuple[int, list[int], int],
+        listener: Listener | None,
+    ) -> RunHandle:
+        """Have the loop begin a run that was created just now."""
+        from liteflow.execution.active import ActiveRun
+
         pk, pks, created_us = created
         run = ActiveRun(
             prepared,
@@ -250,6 +264,43 @@ class ExecutorService:
             handle = self._take_up(prepared, run, accept_changes=accept_changes, force=force, listener=listener)
             if handle is not None:
                 return handle
+
+    def rerun(
+        self,
+        dag: Dag,
+        from_run: str,
+        *,
+        only_failed: bool = False,
+        params: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        listener: Listener | None = None,
+    ) -> RunHandle:
+        """Begin a run that repeats another one. See `Dag.rerun` for what that means, and `submit` for the handle."""
+        refuse_while_loading("service.rerun()")
+        self._refuse_when_unusable()
+        from liteflow.execution.rerunning import Origin
+
+        prepared = self._prepare(dag)
+        assert self._pools is not None
+        self._pools.check(prepared)
+        source = self._recorded(dag, from_run)
+        if only_failed:
+            _refuse_only_failed(source, params)
+        known = decode("json", source.params_json.encode())
+        wanted_id = run_id if run_id is not None else fresh_run_id("rerun", source.logical_date)
+        name, moment, params_json = check_request(dag, {**known, **(params or {})}, wanted_id, source.logical_date)
+        origin = Origin(source, only_failed)
+        created = self._create(prepared, name, moment, params_json, must_match_date=True, origin=origin)
+        if created is None:
+            return self._stand_for(prepared, name, listener)
+        if not only_failed:
+            return self._begin(prepared, name, moment, params_json, created, listener)
+        try:
+            return self._stand_for(prepared, name, listener)  # it has a past, as one that was interrupted
+        except RunConflictError:
+            assert self._history is not None
+            self._history.cancel(created[0])
+            raise
 
     def interrupt(self, grace_s: float = INTERRUPT_GRACE_S) -> None:
         """Stop soon: nothing more is begun, and what still runs after `grace_s` seconds is told to end.
@@ -335,11 +386,15 @@ class ExecutorService:
         params_json: str,
         *,
         must_match_date: bool,
-        alone: bool,
+        alone: bool = False,
+        origin: Origin | None = None,
     ) -> tuple[int, list[int], int] | None:
-        """Insert the run; None if there is one of that id, which is another request for the same."""
+        """Insert the run; None if there is one of that id, which is another request for the same.
+
+        `origin`: the run that it repeats. One that begins with that run's values has no owner yet: it is taken up.
+        """
         from liteflow.execution.recorder import task_facts
-        from liteflow.storage import recording
+        from liteflow.storage import recording, reusing
 
         assert self._database is not None
         dag = prepared.dag
@@ -350,6 +405,13 @@ class ExecutorService:
                 if alone:
                     self._refuse_active(connection, dag.dag_id)
                 dag_pk = recording.record_dag(connection, dag_facts(dag, prepared.digest), now_us)
+                plan = None
+                tasks = [task_facts(prepared, number) for number in range(len(prepared.tasks))]
+                if origin is not None and origin.only_failed:
+                    from liteflow.execution.rerunning import plan_of
+
+                    plan = plan_of(connection, prepared, origin.run)
+                    tasks = plan.tasks
                 pk, pks = recording.create_run(
                     connection,
                     dag_pk,
@@ -357,11 +419,26 @@ class ExecutorService:
                     logical_date=moment,
                     params_json=params_json,
                     structure_digest=prepared.digest,
-                    executor_pk=self._executor_pk,
-                    tasks=[task_facts(prepared, number) for number in range(len(prepared.tasks))],
+                    executor_pk=self._executor_pk if plan is None else None,
+                    tasks=tasks,
                     now_us=now_us,
+                    rerun_of=None if origin is None else origin.run.run_id,
                 )
+                if plan is not None and origin is not None:
+                    places = [(task.task_id, index) for task in tasks for index in task.map_indexes]
+                    reused = [
+                        (key, plan.reused[place])
+                        for key, place in zip(pks, places, strict=True)
+                        if place in plan.reused
+                    ]
+                    reusing.reuse(connection, origin.run.pk, pk, reused, now_us)
                 return pk, pks, now_us
+        if origin is not None and existing.rerun_of != origin.run.run_id:
+            raise RunConflictError(
+                f"run {run_id!r} of dag {dag.dag_id!r} exists and is no rerun of {origin.run.run_id!r}; choose another "
+                "run id",
+                run_id=run_id,
+            )
         refuse_conflict(existing, dag, run_id, moment if must_match_date else None, params_json, prepared.digest)
         return None
 
@@ -499,3 +576,17 @@ def _checked_pools(pools: Mapping[str, int]) -> dict[str, int]:
         if isinstance(slots, bool) or not isinstance(slots, int) or slots < 0:
             raise ServiceError(f"pool {name!r} cannot have {slots!r} slots; use a whole number, 0 or more")
     return dict(pools)
+
+
+def _refuse_only_failed(source: RecordedRun, params: Mapping[str, Any] | None) -> None:
+    if params:
+        raise ParamError(
+            "the values of a run belong to its params: with only_failed (--only-failed) none can be changed",
+            param=next(iter(params)),
+        )
+    if not source.state.is_terminal:
+        raise RunConflictError(
+            f"run {source.run_id!r} of dag {source.dag_id!r} is not over ({source.state}): go on with it "
+            "(--resume RUN), or cancel it first",
+            run_id=source.run_id,
+        )

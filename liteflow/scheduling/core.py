@@ -22,6 +22,7 @@ from typing import NamedTuple
 from liteflow.authoring.options import TaskOptions
 from liteflow.authoring.trigger_rules import TriggerRule
 from liteflow.errors import LiteflowError
+from liteflow.scheduling.leaves import leaves_of_run
 from liteflow.scheduling.retries import retry_delay_s
 from liteflow.scheduling.rules import SetupCounts, UpstreamCounts, evaluate
 from liteflow.states import TERMINAL, EndReason, RunState, TaskInstanceState, is_allowed
@@ -273,17 +274,9 @@ class RunCore:
         return (RunState.FAILED if failed else RunState.SUCCESS), None
 
     def _leaves(self) -> list[int]:
-        """The tasks whose states are the run's: those with nothing below them but teardowns that do not fail a run.
-
-        Airflow's rule, `DagRun._tis_for_dagrun_state`: where there are only such teardowns, the plain leaves.
-        """
+        """The tasks whose states are the run's."""
         below = [[edge.below for edge in edges if not edge.is_scope] for edges in self._down]
-        effective = [
-            task
-            for task, spec in enumerate(self._specs)
-            if spec.fails_run and not any(self._specs[down].fails_run for down in below[task])
-        ]
-        return effective or [task for task, down in enumerate(below) if not down]
+        return leaves_of_run(below, [spec.fails_run for spec in self._specs])
 
     # What happens
 

@@ -3,7 +3,10 @@
 The rule: what is failed or upstream_failed, what was skipped because the run (or it alone) was ended early, and of
 everything below these whatever did not succeed. What succeeded stays, but for one case, which is Airflow's when a task
 is cleared: where something between a setup and its teardown is opened and the teardown has run, what the setup made is
-gone, and both run again.
+gone, and both run again. What somebody marked as skipped stays skipped.
+
+What was cleared opens nothing below it, only such setups and teardowns (`renewed`). In a run that begins with the
+values of another (`to_run_again`) what is below something that runs is run too, also if it succeeded.
 """
 
 from __future__ import annotations
@@ -28,38 +31,62 @@ class Stood(NamedTuple):
     state: TaskInstanceState
     reason: EndReason | None
     has_run: bool
+    """Whether it is over and a try of it began since it was started anew last."""
 
 
 def to_reopen(specs: Sequence[TaskSpec], instances: Sequence[Stood]) -> set[int]:
     """The positions in `instances` of those that are opened again; empty when there is nothing to do."""
-    return _Reopening(specs, instances).find()
+    found = _Reopening(specs, instances, {position for position, one in enumerate(instances) if went_wrong(one)})
+    found.grow(spread=True)
+    return found.opened
+
+
+def renewed(specs: Sequence[TaskSpec], instances: Sequence[Stood], opened: set[int]) -> set[int]:
+    """`opened`, the positions of those that are open, and the setups and teardowns that run again because of them."""
+    found = _Reopening(specs, instances, opened)
+    found.grow(spread=False)
+    return found.opened
+
+
+def to_run_again(specs: Sequence[TaskSpec], instances: Sequence[Stood], changed: set[int]) -> set[int]:
+    """The positions of those that a run with the values of this one runs itself.
+
+    These are `changed`, what went wrong, everything below them, and the setups and teardowns that `renewed` adds.
+    """
+    wrong = {position for position, one in enumerate(instances) if went_wrong(one)}
+    found = _Reopening(specs, instances, wrong | changed)
+    found.spread(keep_successes=False)
+    found.grow(spread=False)
+    return found.opened
 
 
 class _Reopening:
-    def __init__(self, specs: Sequence[TaskSpec], instances: Sequence[Stood]) -> None:
+    def __init__(self, specs: Sequence[TaskSpec], instances: Sequence[Stood], opened: set[int]) -> None:
         self._specs = specs
         self._instances = instances
         self._of_task: list[list[int]] = [[] for _ in specs]
         for position, one in enumerate(instances):
             self._of_task[one.task].append(position)
-        self._opened = {position for position, one in enumerate(instances) if _went_wrong(one)}
+        self.opened = set(opened)
 
-    def find(self) -> set[int]:
+    def grow(self, *, spread: bool) -> None:
+        """Open what follows from what is open, until nothing more does."""
         before = -1
-        while before != len(self._opened):
-            before = len(self._opened)
-            self._spread()
+        while before != len(self.opened):
+            before = len(self.opened)
+            if spread:
+                self.spread(keep_successes=True)
             self._renew_setups()
-        return self._opened
 
-    def _spread(self) -> None:
-        """Open what is below something that is open and did not succeed."""
+    def spread(self, *, keep_successes: bool) -> None:
+        """Open what is below something that is open, but for what is to stay as it is."""
         for task, spec in enumerate(self._specs):
             for position in self._of_task[task]:
-                if position not in self._opened and self._instances[position].state is not _S.SUCCESS:
-                    above = (*spec.upstream, *spec.scope)
-                    if any(self._is_open(up, self._instances[position]) for up in above):
-                        self._opened.add(position)
+                one = self._instances[position]
+                if position in self.opened or (keep_successes and _is_settled(one)):
+                    continue
+                if any(self._is_open(up, one) for up in (*spec.upstream, *spec.scope)):
+                    self.opened.add(position)
 
     def _renew_setups(self) -> None:
         """Where a teardown has run and something that needs its setups is open, open the setups and the teardown."""
@@ -68,12 +95,12 @@ class _Reopening:
                 teardown = self._instances[position]
                 between = [up for up in (*spec.upstream, *spec.scope) if up not in spec.setups]
                 if teardown.has_run and any(self._is_open(up, teardown) for up in between):
-                    self._opened.add(position)
+                    self.opened.add(position)
                     for setup in spec.setups:
-                        self._opened.update(self._together(setup, teardown))
+                        self.opened.update(self._together(setup, teardown))
 
     def _is_open(self, task: int, beside: Stood) -> bool:
-        return any(position in self._opened for position in self._together(task, beside))
+        return any(position in self.opened for position in self._together(task, beside))
 
     def _together(self, task: int, beside: Stood) -> Iterator[int]:
         """The instances of a task to which `beside` has edges: within a unit that of the same map index."""
@@ -85,5 +112,11 @@ class _Reopening:
                 yield position
 
 
-def _went_wrong(one: Stood) -> bool:
+def went_wrong(one: Stood) -> bool:
+    """Whether it failed, could not begin since something above failed, or was left out by an early end."""
     return one.state in (_S.FAILED, _S.UPSTREAM_FAILED) or (one.state is _S.SKIPPED and one.reason in ENDED_EARLY)
+
+
+def _is_settled(one: Stood) -> bool:
+    """Whether it stays as it is whatever runs above it: it succeeded, or somebody said that it is to be skipped."""
+    return one.state is _S.SUCCESS or (one.state is _S.SKIPPED and one.reason is EndReason.MARKED)

@@ -89,6 +89,8 @@ _OVER = _words([state for state in RunState if state.is_terminal])
 _DELAYED = _words([_S.UP_FOR_RETRY, _S.UP_FOR_RESCHEDULE])
 _TRIED = _words([_S.RUNNING, _S.SUCCESS, _S.FAILED, _S.UP_FOR_RETRY, _S.UP_FOR_RESCHEDULE])
 
+_MARKS = (_S.SUCCESS, _S.FAILED, _S.SKIPPED)
+
 _RUNS = """
 SELECT d.dag_id, r.run_id, r.state, r.end_reason
 FROM liteflow_dag_run r JOIN liteflow_dag d ON d.id = r.dag_pk WHERE {} ORDER BY r.id
@@ -142,7 +144,21 @@ _INSTANCE_RULES = (
     ),
     ("waits for a time, and has none", f"i.state IN ({_DELAYED}) AND i.due_at IS NULL"),
     ("has a time for which it does not wait", f"i.state NOT IN ({_DELAYED}) AND i.due_at IS NOT NULL"),
-    ("has no try that would explain its state", f"i.state IN ({_TRIED}) AND i.try_number < 1"),
+    (
+        "has no try that would explain its state",
+        f"i.state IN ({_TRIED}) AND i.try_number < 1 AND i.end_reason IS NOT 'marked' AND i.end_reason IS NOT 'reused'",
+    ),
+    (
+        "was marked by nobody",  # who marks it starts it anew, and it is over from then on
+        f"i.end_reason = 'marked' AND (i.generation < 1 OR i.state NOT IN ({_words([*_MARKS, _S.REMOVED])}))",
+    ),
+    (
+        "is reused, and its run began with no other's values, or it has run",
+        (
+            "i.end_reason = 'reused' AND (r.rerun_of IS NULL OR i.try_number > 0 "
+            f"OR i.state NOT IN ({_words([_S.SUCCESS, _S.SKIPPED, _S.REMOVED])}))"
+        ),
+    ),
     ("waits for its first try, and has had one", "i.state = 'pending' AND i.generation = 0 AND i.try_number > 0"),
     (
         "has counts that cannot be",
@@ -160,7 +176,13 @@ _INSTANCE_RULES = (
         "has lost tries, or has some that were never made",
         f"{_MOST_TRIES} NOT BETWEEN i.try_number - 1 AND i.try_number",
     ),
-    ("has its latest try twice", f"EXISTS ({_TRIES} AND t.try_number = i.try_number AND t.generation >= i.generation)"),
+    (
+        "has its latest try twice",
+        (
+            f"EXISTS ({_TRIES} AND t.try_number = i.try_number "
+            "AND (t.generation >= i.generation OR (i.started_at IS NOT NULL AND i.state <> 'removed')))"
+        ),
+    ),
     (
         "has a try in a state that there is not",
         f"EXISTS ({_TRIES} AND (t.state NOT IN ({_words(_S)}) OR t.end_reason NOT IN ({_words(EndReason)})))",

@@ -24,6 +24,7 @@ from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage.engine import Database, default_db_path
 from liteflow.storage.recording import end_unowned_run, request_cancel, request_cancel_of_task, text_for_database
 from liteflow.storage.schema import open_database
+from liteflow.storage.statements import in_groups
 from liteflow.storage.tables import DAG, DAG_RUN, EXECUTOR, LOG_RECORD, TASK_INSTANCE, TASK_TRY, XCOM
 from liteflow.storage.untrusted import checked, names, refusing_strange_values
 from liteflow.storage.values import task_values
@@ -181,6 +182,8 @@ class DagRun:
     ended_at: datetime | None
     params_json: str = field(repr=False)
     structure_digest: str = field(repr=False)
+    rerun_of: str | None = field(repr=False)
+    """The id of the run, of the same dag, that this one repeats. That run may be gone."""
     owner: Owner | None = field(repr=False, compare=False)
     pk: int = field(repr=False)
     history: History = field(repr=False, compare=False)
@@ -253,6 +256,45 @@ class DagRun:
         the run has no such task or instance.
         """
         return self.history.cancel_task(self, task_id, map_index)
+
+    def clear(
+        self,
+        *tasks: str | tuple[str, int],
+        downstream: bool = False,
+        upstream: bool = False,
+        failed: bool = False,
+        dry_run: bool = False,
+    ) -> int:
+        """Open task instances that are over again, with all of their retries; returns how many.
+
+        `tasks`: task ids, of mapped tasks also `("add_one", 17)` for one instance. `downstream` and `upstream` add
+        what is below and above them, as the run has recorded it. `failed` keeps only those that are failed or
+        upstream_failed; without tasks it is all of these in the run. `dry_run` changes nothing.
+
+        Their tries and logs are kept, their XComs go. What is below and was not named keeps its state. A run that was
+        over waits from then on, as `queued`, for `dag.resume` or for a service that knows its dag; this value itself
+        stays as it was read, see `refresh()`. When the run goes on, the setups and teardowns around what was cleared
+        run again too, and what a branch decided holds.
+
+        Raises RunOwnedError while a process drives the run, NotFoundError for a task that the run has not, and
+        RunConflictError when the run was changed or taken up by somebody else meanwhile, and nothing is changed then.
+        """
+        from liteflow.execution.correcting import clear_tasks
+
+        choice = [(one, None) if isinstance(one, str) else one for one in tasks]
+        return len(clear_tasks(self, choice, downstream=downstream, upstream=upstream, failed=failed, dry_run=dry_run))
+
+    def mark(self, task_id: str, state: str, map_index: int | None = None) -> int:
+        """Say that a task, or one of its instances, is `success`, `failed` or `skipped`; returns how many instances.
+
+        Their tries, logs and XComs are kept, and `end_reason` is `marked`; of what handed on nothing the value is
+        None. What is below keeps its state. The state of a run that is over follows, by its leaves; a run that goes on
+        later does not run what was marked `success` or `skipped`. Raises as `clear` does, and ValueError for another
+        state.
+        """
+        from liteflow.execution.correcting import mark_task
+
+        return len(mark_task(self, task_id, map_index, TaskInstanceState(state)).instances)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         """What a notebook shows: the run, read again, as text and as Mermaid. `include`, `exclude`: the caller's to
@@ -340,6 +382,14 @@ class History:
             raise NotFoundError(f"{self.database.path}: the run is not there any more", identifier=str(pk))
         return found[0]
 
+    def runs_named(self, dag_id: str, run_ids: Sequence[str]) -> list[DagRun]:
+        """The runs of a dag that have one of these ids."""
+        found: list[DagRun] = []
+        with self.read() as connection:
+            for some in in_groups(run_ids):
+                found += self._select_runs(connection, DAG.c.dag_id == dag_id, DAG_RUN.c.run_id.in_(some))
+        return found
+
     def find_run(self, identifier: str) -> DagRun:
         """The run named by `identifier`: `DAG/RUN`, a run id, a unique beginning of one, or a dag id (its latest run).
 
@@ -423,6 +473,7 @@ class History:
                 ended_at=row.ended_at,
                 params_json=row.params,
                 structure_digest=row.structure_digest,
+                rerun_of=row.rerun_of,
                 owner=None if owner[0] is None else Owner(*owner),
                 pk=row.id,
                 history=self,
@@ -602,6 +653,11 @@ def instances_of(connection: Connection, run: DagRun, task_id: str | None, map_i
     if not connection.scalar(select(exists().where(*conditions))):
         raise _no_instance(connection, run, task_id, -1 if map_index is None else map_index)
     return conditions
+
+
+def check_instances(connection: Connection, run: DagRun, task_id: str, map_index: int | None = None) -> None:
+    """Raise NotFoundError, with the nearest id, when the run has no such task or instance."""
+    instances_of(connection, run, task_id, map_index)
 
 
 def _no_instance(connection: Connection, run: DagRun, task_id: str, map_index: int) -> NotFoundError:

@@ -63,6 +63,7 @@ class ExistingRun(NamedTuple):
     logical_date: datetime
     structure_digest: str
     executor_pk: int | None
+    rerun_of: str | None
 
 
 class TryEnded(NamedTuple):
@@ -118,6 +119,7 @@ def find_existing_run(connection: Connection, dag_id: str, run_id: str) -> Exist
             DAG_RUN.c.logical_date,
             DAG_RUN.c.structure_digest,
             DAG_RUN.c.executor_pk,
+            DAG_RUN.c.rerun_of,
         )
         .join(DAG, DAG.c.id == DAG_RUN.c.dag_pk)
         .where(DAG.c.dag_id == dag_id, DAG_RUN.c.run_id == run_id)
@@ -136,10 +138,12 @@ def create_run(
     tasks: Sequence[TaskFacts],
     executor_pk: int | None,
     now_us: int,
+    rerun_of: str | None = None,
 ) -> tuple[int, list[int]]:
     """Insert a queued run with all of its task instances; returns their keys, by the order of `tasks` and map index.
 
-    `executor_pk` is the service that will drive it: when that dies first, the run is seen to be interrupted.
+    `executor_pk` is the service that will drive it: when that dies first, the run is seen to be interrupted. Without
+    one any service that knows the dag may take it. `rerun_of`: the id of the run that it repeats.
     """
     run = {
         "dag_pk": dag_pk,
@@ -150,6 +154,7 @@ def create_run(
         "structure_digest": structure_digest,
         "executor_pk": executor_pk,
         "created_at": now_us,
+        "rerun_of": rerun_of,
     }
     run_pk = int(connection.execute(insert(DAG_RUN).values(run).returning(DAG_RUN.c.id)).scalar_one())
     rows = [row for task in tasks for row in _instance_rows(run_pk, task, task.map_indexes)]
@@ -239,6 +244,11 @@ _UNTRIED = {
     "slot": None,
 }
 """What a task instance has of a try before the first one of its generation."""
+
+
+def not_begun() -> dict[str, Any]:
+    """The columns of a task instance that tell of its latest try, as they are before the first one of a generation."""
+    return dict(_UNTRIED)
 
 
 def expand_instance(connection: Connection, run_pk: int, pk: int, task: TaskFacts, count: int) -> list[int]:
@@ -360,7 +370,7 @@ def request_cancel(connection: Connection, run_pk: int, now_us: int) -> RunState
         connection.execute(
             update(TASK_INSTANCE)
             .where(TASK_INSTANCE.c.run_pk == run_pk, TASK_INSTANCE.c.state.in_(sources_of(_S.SKIPPED) - {_S.RUNNING}))
-            .values(state=_S.SKIPPED, end_reason=EndReason.CANCELLED, ended_at=now_us)
+            .values(state=_S.SKIPPED, end_reason=EndReason.CANCELLED, ended_at=now_us, due_at=None)
         )
     state = connection.scalar(select(DAG_RUN.c.state).where(DAG_RUN.c.id == run_pk))
     assert state is not None

@@ -56,6 +56,21 @@ class RecordedInstance(NamedTuple):
     error: str | None
     upstream: str
     trigger_rule: str
+    generation: int
+
+    @property
+    def is_cleared(self) -> bool:
+        """Whether it was started anew by a command and is not over since."""
+        return self.generation > 0 and not self.state.is_terminal
+
+    @property
+    def has_run(self) -> bool:
+        """Whether it is over and has run since it was started anew, or in the run whose values this one began with."""
+        if not self.state.is_terminal:
+            return False
+        if self.end_reason is EndReason.MARKED:  # which says nothing of what happened
+            return self.try_number > 0
+        return self.end_reason is EndReason.REUSED or self.started_at is not None
 
     @property
     def is_in_try(self) -> bool:
@@ -182,11 +197,26 @@ def instances_of(connection: Connection, run_pk: int) -> list[RecordedInstance]:
             ti.error,
             ti.upstream,
             ti.trigger_rule,
+            ti.generation,
         )
         .where(ti.run_pk == run_pk, ti.state != _S.REMOVED)
         .order_by(ti.id)
     )
     return [RecordedInstance._make(row) for row in rows]
+
+
+def removed_tries(connection: Connection, run_pk: int) -> dict[tuple[str, int], int]:
+    """How many tries task instances have had that were removed from the run: by task id and map index.
+
+    They come back when their task is expanded to as many again, and their tries are counted on.
+    """
+    ti = TASK_INSTANCE.c
+    rows = connection.execute(
+        select(ti.task_id, ti.map_index, ti.try_number).where(
+            ti.run_pk == run_pk, ti.state == _S.REMOVED, ti.try_number > 0
+        )
+    )
+    return {(task_id, map_index): number for task_id, map_index, number in rows}
 
 
 def ever_crashed(connection: Connection, run_pk: int) -> set[int]:

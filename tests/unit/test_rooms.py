@@ -27,7 +27,10 @@ DOORS = {
         {"storage", "execution", "visualize"},
         "Dag.run() and the history of a dag open the rooms below, and a notebook shows a dag drawn",
     ),
-    "storage/history.py": ({"visualize"}, "a notebook shows a run drawn"),
+    "storage/history.py": (
+        {"execution", "visualize"},
+        "DagRun.clear() and .mark() ask whether a process drives the run, and a notebook shows a run drawn",
+    ),
 }
 """Imports against the direction that are meant; only inside functions, so that they cost nothing before a call."""
 
