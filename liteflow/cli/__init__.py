@@ -40,6 +40,7 @@ _COMMANDS = {
     "show": ("liteflow.cli.show", "Show a run and each of its task instances."),
     "visualize": ("liteflow.cli.visualize", "Draw a run, or a dag from its file."),
     "why": ("liteflow.cli.why", "Say why the task instances of a run are where they are."),
+    "watch": ("liteflow.cli.watch", "Watch a run that another process drives, until it is over."),
     "xcom": ("liteflow.cli.xcom", "Print the values that a task handed on."),
 }
 

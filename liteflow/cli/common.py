@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +46,58 @@ def echo_lines(text: str) -> None:
     click.echo("\n".join(map(printable, text.removesuffix("\n").split("\n"))))
 
 
+def write(text: str) -> None:
+    """Text on stdout as it is: it ends its lines itself, and is the caller's to make safe, piece by piece."""
+    click.echo(text, nl=False, color=True)
+
+
+@contextmanager
+def until_reader_leaves() -> Iterator[None]:
+    """End with 0 and without a word when stdout is a pipe that nobody reads any more, as below `| head`."""
+    try:
+        yield
+    except BrokenPipeError:
+        try:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())  # what is still buffered has somewhere to go
+            os.close(null)
+        except (OSError, ValueError):
+            pass  # captured
+        sys.exit(0)
+
+
+def styled(text: str, style: str) -> str:
+    """Text of a stranger for `write`, in colours where stdout has them: `dim`, `red`, `bold red`, ..."""
+    safe = printable(text)
+    if not style or not has_colours():
+        return safe
+    words = style.split()
+    colour = next((word for word in words if word not in ("dim", "bold")), None)
+    return click.style(safe, fg=colour, bold="bold" in words or None, dim="dim" in words or None)
+
+
+def has_colours() -> bool:
+    """Whether stdout is a terminal on which nobody asked for no colours, https://no-color.org."""
+    return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def json_text(document: Any, *, indent: int | None = None) -> str:
+    """A document as ASCII without a control character, so that no terminal or pipe can stumble."""
+    return json.dumps(document, indent=indent).replace("\x7f", "\\u007f")
+
+
+def resume_command(run: DagRun) -> str:
+    """What goes on with an interrupted run, to be pasted."""
+    file = run.history.dag(run.dag_id).file
+    named = shlex.quote(home_relative(file)) if file else "FILE"
+    path = run.history.database.path
+    return f"liteflow run {named} --resume {shlex.quote(f'{run.dag_id}/{run.run_id}')}{db_hint(path)}"
+
+
 def print_json(document: Any) -> None:
     """One document on stdout; ASCII, so that no terminal or pipe can stumble."""
     try:
-        text = json.dumps(document, indent=2)
+        text = json_text(document, indent=2)
     except RecursionError:
         raise click.UsageError("a value is nested too deeply to be printed") from None
     echo_lines(text)
@@ -84,19 +134,6 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
         echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-STATE_STYLES = {
-    "success": "green",
-    "failed": "red",
-    "upstream_failed": "yellow",
-    "running": "cyan",
-    "interrupted": "magenta",
-    "up_for_retry": "yellow",
-    "up_for_reschedule": "yellow",
-    "skipped": "bright_black",
-}
-"""States to the styles of rich in which a terminal shows them."""
-
-
 def _print_rich(headers: Sequence[str], rows: Sequence[Sequence[str]], state_column: int) -> None:
     from rich import box
     from rich.console import Console
@@ -119,11 +156,12 @@ def _print_rich(headers: Sequence[str], rows: Sequence[Sequence[str]], state_col
 
 def _styled_states(text: str) -> list[tuple[str, str]]:
     """The parts of `9,990 success, 10 failed`, each with the style of the first state that it names."""
-    parts = re.split("(, )", text)
-    return [
-        (part, next((STATE_STYLES[word] for word in re.findall(r"\w+", part) if word in STATE_STYLES), ""))
-        for part in parts
-    ]
+    from liteflow.execution.progress import STATE_STYLES
+
+    def style(part: str) -> str:
+        return next((STATE_STYLES[word] for word in re.findall(r"\w+", part) if word in STATE_STYLES), "")
+
+    return [(part, style(part)) for part in re.split("(, )", text)]
 
 
 def when(moment: datetime | None) -> str:
@@ -155,12 +193,9 @@ def seconds(duration: timedelta | None) -> float | None:
 
 def is_interrupted(run: DagRun) -> bool:
     """Whether nobody drives the run any more although it is not over."""
-    from liteflow.execution.liveness import is_alive
-    from liteflow.states import RunState
+    from liteflow.execution import liveness
 
-    if run.state.is_terminal or (run.owner is None and run.state is RunState.QUEUED):
-        return False
-    return run.owner is None or not is_alive(run.history.database.path, run.owner)
+    return liveness.is_interrupted(run)
 
 
 def state_of(run: DagRun) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from liteflow.cli.common import STATE_STYLES, echo_lines, is_interrupted, is_terminal, state_of
+from liteflow.cli.common import echo_lines, is_interrupted, is_terminal, state_of
 
 if TYPE_CHECKING:
     from liteflow.storage.history import DagRun
@@ -72,6 +72,8 @@ def print_lines(lines: Sequence[Line]) -> None:
         return
     from rich.console import Console
     from rich.text import Text
+
+    from liteflow.execution.progress import STATE_STYLES
 
     styles = {**STATE_STYLES, "critical": "bold", "dim": "dim"}
     console = Console(highlight=False)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from liteflow.cli.common import (
-    STATE_STYLES,
     db_hint,
     db_option,
     echo,
@@ -57,7 +56,7 @@ def why_command(run: str, task: str | None, db_path: str | None, as_json: bool) 
     from datetime import UTC, datetime
 
     from liteflow.execution.explaining import explain, explain_task
-    from liteflow.storage.history import instances_of
+    from liteflow.storage.history import check_instances
 
     found = open_history(db_path).find_run(run)
     now = datetime.now(UTC)
@@ -66,7 +65,7 @@ def why_command(run: str, task: str | None, db_path: str | None, as_json: bool) 
             explanation = explain(connection, found, now)
         else:
             task_id, map_index = task_and_index(task)
-            instances_of(connection, found, task_id, map_index)  # an unknown one is an error
+            check_instances(connection, found, task_id, map_index)
             explanation = explain_task(connection, found, task_id, map_index, now)
     if as_json:
         print_json(_document(found, explanation, is_whole=task is None))
@@ -158,6 +157,8 @@ def _print_rich(trees: Sequence[Branch]) -> None:
 
     def styled(tree: Branch) -> Text:
         text = Text(printable(tree.line))
+        from liteflow.execution.progress import STATE_STYLES
+
         style = STATE_STYLES.get(tree.state)
         if style:
             text.highlight_regex(rf"(?<= ){tree.state}(?= \(|:|$)", style)

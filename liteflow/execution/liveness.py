@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Literal
 
 from liteflow.execution.processes import SLOT_LOCK, carrying, exists, is_stopped, locking, send, start_time_of
-from liteflow.storage.history import Owner
+from liteflow.states import RunState
+from liteflow.storage.history import DagRun, Owner
 
 if os.name == "posix":
     import fcntl
@@ -147,6 +148,13 @@ def is_alive(db_path: str, owner: Owner) -> bool:
     if not exists(owner.pid):
         return False
     return owner.process_started_at is None or start_time_of(owner.pid) == owner.process_started_at
+
+
+def is_interrupted(run: DagRun) -> bool:
+    """Whether nobody drives the run any more although it was not over when it was read."""
+    if run.state.is_terminal or (run.owner is None and run.state is RunState.QUEUED):
+        return False
+    return run.owner is None or not is_alive(run.history.database.path, run.owner)
 
 
 def state_of_owner(db_path: str, owner: Owner) -> Literal["alive", "stopped", "dead"]:

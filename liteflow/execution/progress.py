@@ -36,6 +36,19 @@ MOST_FAILURES = 10
 """How many instances of a mapped task have a line of their own when they fail; how many tasks have one at the end."""
 
 
+STATE_STYLES = {
+    "success": "green",
+    "failed": "red",
+    "upstream_failed": "yellow",
+    "running": "cyan",
+    "interrupted": "magenta",
+    "up_for_retry": "yellow",
+    "up_for_reschedule": "yellow",
+    "skipped": "bright_black",
+}
+"""How states look on a terminal, in the words of rich; those that are missing look like any text."""
+
+
 class Display(Protocol):
     """Shows one run."""
 

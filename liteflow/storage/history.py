@@ -488,7 +488,7 @@ class History:
     def cancel_task(self, run: DagRun, task_id: str, map_index: int | None = None) -> int:
         """See `DagRun.cancel_task`."""
         with self.database.write(durable=True) as connection:
-            instances_of(connection, run, task_id, map_index)
+            conditions_of_instances(connection, run, task_id, map_index)
             return request_cancel_of_task(connection, run.pk, task_id, map_index, time.time_ns() // 1000)
 
     def end_interrupted(self, run: DagRun) -> bool:
@@ -582,7 +582,7 @@ class History:
             rows = connection.execute(
                 select(ti.task_id, ti.map_index, xcom.key, xcom.encoding, xcom.size_bytes, _as_it_is(xcom.value))
                 .join(TASK_INSTANCE, ti.id == xcom.task_instance_pk)
-                .where(*instances_of(connection, run, task_id, map_index))
+                .where(*conditions_of_instances(connection, run, task_id, map_index))
                 .order_by(*_task_order(), xcom.key)
             )
             return [checked(XComInfo(*row)) for row in rows]
@@ -595,7 +595,7 @@ class History:
             rows = connection.execute(
                 select(ti.task_id, ti.map_index, log.try_number, log.at, log.level, log.logger, log.message)
                 .join(TASK_INSTANCE, ti.id == log.task_instance_pk)
-                .where(*instances_of(connection, run, task_id, map_index))
+                .where(*conditions_of_instances(connection, run, task_id, map_index))
                 .order_by(log.id)
             )
             return [checked(LogEntry(*row)) for row in rows]
@@ -641,7 +641,9 @@ def _check_map_index(task_id: str | None, map_index: int | None) -> None:
         raise ValueError(f"map_index={map_index} needs a task_id")
 
 
-def instances_of(connection: Connection, run: DagRun, task_id: str | None, map_index: int | None = None) -> list[Any]:
+def conditions_of_instances(
+    connection: Connection, run: DagRun, task_id: str | None, map_index: int | None = None
+) -> list[Any]:
     """The conditions for a run's task instances, those of a task, or one. Raises NotFoundError if there is none."""
     ti = TASK_INSTANCE.c
     conditions: list[Any] = [ti.run_pk == run.pk]
@@ -657,7 +659,7 @@ def instances_of(connection: Connection, run: DagRun, task_id: str | None, map_i
 
 def check_instances(connection: Connection, run: DagRun, task_id: str, map_index: int | None = None) -> None:
     """Raise NotFoundError, with the nearest id, when the run has no such task or instance."""
-    instances_of(connection, run, task_id, map_index)
+    conditions_of_instances(connection, run, task_id, map_index)
 
 
 def _no_instance(connection: Connection, run: DagRun, task_id: str, map_index: int) -> NotFoundError:
