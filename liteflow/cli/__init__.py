@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ _COMMANDS = {
     "backfill": ("liteflow.cli.again", "Run a dag for each date of a range."),
     "cancel": ("liteflow.cli.change", "Ask for the end of a run, or of one of its tasks."),
     "clear": ("liteflow.cli.clear", "Open task instances of a run again, to be run once more."),
+    "completion": ("liteflow.cli.completion", "Print what makes a shell complete commands, ids and files."),
     "dags": ("liteflow.cli.listing", "List the dags that have run in the database."),
     "db": ("liteflow.cli.db", "Create, upgrade, back up and check the database."),
     "delete": ("liteflow.cli.change", "Delete a run, or a dag with all of its runs."),
@@ -43,6 +45,10 @@ _COMMANDS = {
     "watch": ("liteflow.cli.watch", "Watch a run that another process drives, until it is over."),
     "xcom": ("liteflow.cli.xcom", "Print the values that a task handed on."),
 }
+
+
+COMPLETE = "_LITEFLOW_COMPLETE"
+"""The variable in which a shell says that it wants completions, and which shell it is."""
 
 
 class CommandError(click.ClickException):
@@ -127,6 +133,8 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """The entry point."""
+    if COMPLETE in os.environ:
+        importlib.import_module("liteflow.cli.completion").answer(cli)
     for stream in (sys.stdout, sys.stderr):  # a character that the terminal does not have is no reason to stop
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

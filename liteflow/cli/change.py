@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import (
     ask,
     db_hint,
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     "liteflow cancel etl 'load[17]'",
 )
 @click.command("cancel")
-@click.argument("run", metavar="RUN")
-@click.argument("task", metavar="[TASK]", required=False)
+@click.argument("run", metavar="RUN", shell_complete=completing.runs)
+@click.argument("task", metavar="[TASK]", required=False, shell_complete=completing.tasks)
 @db_option
 def cancel_command(run: str, task: str | None, db_path: str | None) -> None:
     """Ask for the end of a run, or of one of its tasks.
@@ -86,8 +87,14 @@ def _cancel_interrupted(run: DagRun, task: str | None) -> None:
 
 @examples("liteflow delete etl/nightly-2026-01-02", "liteflow delete --dag etl --yes")
 @click.command("delete")
-@click.argument("run", metavar="[RUN]", required=False)
-@click.option("--dag", "dag_id", metavar="DAG_ID", help="Delete the dag with all of its runs instead of one run.")
+@click.argument("run", metavar="[RUN]", required=False, shell_complete=completing.runs)
+@click.option(
+    "--dag",
+    "dag_id",
+    metavar="DAG_ID",
+    shell_complete=completing.dag_ids,
+    help="Delete the dag with all of its runs instead of one run.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @db_option
 def delete_command(run: str | None, dag_id: str | None, yes: bool, db_path: str | None) -> None:

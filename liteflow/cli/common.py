@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from liteflow.cli import completing
+
 if TYPE_CHECKING:
     from liteflow.storage.history import DagRun, History, TaskInstanceInfo
 
@@ -21,6 +23,7 @@ db_option = click.option(
     "--db",
     "db_path",
     metavar="FILE",
+    shell_complete=completing.files,
     help="The database; default $LITEFLOW_DB, else liteflow.db.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import (
     db_option,
     examples,
@@ -64,7 +65,7 @@ def dags_command(db_path: str | None, as_json: bool) -> None:
 
 @examples("liteflow runs", "liteflow runs etl --state failed --limit 5")
 @click.command("runs")
-@click.argument("dag_id", metavar="[DAG_ID]", required=False)
+@click.argument("dag_id", metavar="[DAG_ID]", required=False, shell_complete=completing.dag_ids)
 @click.option("--state", type=click.Choice(["queued", "running", "success", "failed"]), help="Only runs in this state.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most this many.")
 @db_option

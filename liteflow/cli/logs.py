@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import (
     db_option,
     echo,
@@ -56,8 +57,8 @@ def _pattern(_ctx: click.Context, _param: click.Parameter, text: str | None) -> 
     "liteflow logs etl/nightly-2026-01-02 load --json",
 )
 @click.command("logs")
-@click.argument("run", metavar="RUN")
-@click.argument("task", metavar="[TASK]", required=False)
+@click.argument("run", metavar="RUN", shell_complete=completing.runs)
+@click.argument("task", metavar="[TASK]", required=False, shell_complete=completing.tasks)
 @click.option("-f", "--follow", is_flag=True, help="Go on printing until the run is over; a queued one is waited for.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines that fit.")
 @click.option("--try", "try_number", type=click.IntRange(min=1), metavar="N", help="Only lines of each task's try N.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import db_hint, db_option, echo, examples, json_option, open_history, print_json, print_table
 
 
@@ -53,7 +54,7 @@ def list_command(db_path: str | None, as_json: bool) -> None:
 
 @examples("liteflow pools set warehouse 2", 'liteflow pools set warehouse 4 --description "Connections" --db etl.db')
 @pools_command.command("set")
-@click.argument("name", callback=_check_name)
+@click.argument("name", callback=_check_name, shell_complete=completing.pools)
 @click.argument("slots", type=click.IntRange(min=0, max=2**31 - 1))
 @click.option("--description", help="What the pool is for; without it the pool keeps the one that it has.")
 @db_option
@@ -72,7 +73,7 @@ def set_command(name: str, slots: int, description: str | None, db_path: str | N
 
 @examples("liteflow pools delete warehouse")
 @pools_command.command("delete")
-@click.argument("name", callback=_check_name)
+@click.argument("name", callback=_check_name, shell_complete=completing.pools)
 @db_option
 def delete_command(name: str, db_path: str | None) -> None:
     """Delete the pool NAME. What runs in it goes on."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import db_option, echo, examples, is_interrupted, json_option, print_json, run_document
 from liteflow.cli.dagfile import given_params, load_dag, moment_of, run_id_of
 from liteflow.cli.stopping import signals_that_raise, stopped
@@ -31,12 +32,15 @@ ACTIVE_POLL_S = 0.2
     "liteflow run my_workflow.py --if-active wait",
 )
 @click.command("run")
-@click.argument("file", metavar="FILE[:DAG_ID]")
+@click.argument("file", metavar="FILE[:DAG_ID]", shell_complete=completing.files)
 @click.option("--param", "params", multiple=True, metavar="K=V", help="A param of the run; V as JSON or as text.")
 @click.option("--run-id", metavar="ID", help="Makes it idempotent: a run of this id that is over is not run again.")
 @click.option("--logical-date", metavar="T", help="The date that the run is for, ISO 8601; UTC unless it says.")
 @click.option(
-    "--resume", metavar="RUN", help="Go on with an interrupted or failed run instead; `latest` for the newest."
+    "--resume",
+    metavar="RUN",
+    shell_complete=completing.runs_to_resume,
+    help="Go on with an interrupted or failed run instead; `latest` for the newest.",
 )
 @click.option("--accept-changes", is_flag=True, help="With --resume: though tasks were added, removed or rewired.")
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import echo, echo_lines, examples
 
 TEMPLATE = '''"""The dag {dag_id}. Run it with `python FILE` or `liteflow run FILE`."""
@@ -44,7 +45,13 @@ if __name__ == "__main__":
 
 @examples("liteflow scaffold > my_workflow.py", "liteflow scaffold --dag-id nightly -o nightly.py")
 @click.command("scaffold")
-@click.option("-o", "--output", metavar="FILE", help="Write to FILE, which must not exist, instead of stdout.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    shell_complete=completing.files,
+    help="Write to FILE, which must not exist, instead of stdout.",
+)
 @click.option("--dag-id", default="my_workflow", show_default=True, help="The id of the dag.")
 def scaffold_command(output: str | None, dag_id: str) -> None:
     """Write a dag file to start from. It has two tasks that pass a value."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import (
     db_option,
     echo,
@@ -39,7 +40,7 @@ MOST_ERROR_CHARACTERS = 60
 
 @examples("liteflow show etl", "liteflow show etl/nightly-2026-01-02 --json")
 @click.command("show")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=completing.runs)
 @click.option("--all", "show_all", is_flag=True, help="List every instance of mapped tasks, however many there are.")
 @db_option
 @json_option

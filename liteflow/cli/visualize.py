@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import db_option, echo, echo_lines, examples, is_terminal, open_history
 from liteflow.cli.dagfile import file_named, load_dag
 from liteflow.cli.drawing import is_ascii_only, picture_of, print_lines, timeline_of, width_here, write_file
@@ -48,7 +49,7 @@ MOST_KNOWN = 200
     "liteflow visualize my_workflow.py --direction TD -o my_workflow.mmd",
 )
 @click.command("visualize")
-@click.argument("identifier", metavar="IDENTIFIER")
+@click.argument("identifier", metavar="IDENTIFIER", shell_complete=completing.runs)
 @click.option(
     "--format",
     "form",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import (
     db_hint,
     db_option,
@@ -68,7 +69,7 @@ EXIT_CODES = {"success": 0, "failed": 1}
     "liteflow watch etl", "liteflow watch etl/nightly-2026-01-02 --db etl.db", "liteflow watch etl | tee watch.log"
 )
 @click.command("watch")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=completing.runs)
 @db_option
 @click.option("--json", "as_json", is_flag=True, help="Print each change as one JSON object on a line of its own.")
 def watch_command(run: str, db_path: str | None, as_json: bool) -> None:

@@ -155,10 +155,10 @@ def _print_rich(trees: Sequence[Branch]) -> None:
     from rich.text import Text
     from rich.tree import Tree
 
+    from liteflow.execution.progress import STATE_STYLES
+
     def styled(tree: Branch) -> Text:
         text = Text(printable(tree.line))
-        from liteflow.execution.progress import STATE_STYLES
-
         style = STATE_STYLES.get(tree.state)
         if style:
             text.highlight_regex(rf"(?<= ){tree.state}(?= \(|:|$)", style)

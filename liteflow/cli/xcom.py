@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import (
     db_option,
     echo,
@@ -30,8 +31,8 @@ MOST_KEYS = 20
     "liteflow xcom etl 'add_one[17]'",
 )
 @click.command("xcom")
-@click.argument("run", metavar="RUN")
-@click.argument("task", metavar="TASK")
+@click.argument("run", metavar="RUN", shell_complete=completing.runs)
+@click.argument("task", metavar="TASK", shell_complete=completing.tasks)
 @click.argument("key", metavar="[KEY]", required=False)
 @db_option
 @json_option

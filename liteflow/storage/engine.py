@@ -30,6 +30,11 @@ from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 from liteflow.errors import StorageError
 from liteflow.storage.checkpoints import Checkpoints
 
+# Named here too, where everybody looks for them.
+from liteflow.storage.paths import default_db_path as default_db_path
+from liteflow.storage.paths import is_read_only as is_read_only
+from liteflow.storage.paths import read_only_uri as read_only_uri
+
 BUSY_TIMEOUT_MS = 60_000
 """How long a scope waits for another writer. With 64 processes 5 s was too short and 30 s enough."""
 
@@ -46,11 +51,6 @@ NETWORK_FILESYSTEMS = frozenset(
 """Linux's names of those whose files several machines may have open, without memory that they share."""
 
 _MOUNTS = "/proc/self/mounts"
-
-
-def default_db_path() -> str:
-    """The database when none is named: `$LITEFLOW_DB`, else `liteflow.db` in the working directory."""
-    return os.environ.get("LITEFLOW_DB") or "liteflow.db"
 
 
 def database_url(db_path: str | os.PathLike[str] | None) -> URL:
@@ -241,26 +241,6 @@ def _identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def is_read_only(path: str) -> bool:
-    """Whether the database is there and this process may only look at it: the file, or the place of its WAL."""
-    if not os.path.exists(path):
-        return False
-    if not os.access(path, os.W_OK):
-        return True
-    return not os.access(os.path.dirname(path) or ".", os.W_OK) and not os.path.exists(f"{path}-wal")
-
-
-def read_only_uri(path: str) -> str:
-    """How SQLite opens a database that this process may only look at.
-
-    Reading needs to write too, a WAL and its index; without a WAL the file is read as it lies there. Somebody else's
-    commit in the same moment may then be seen in part.
-    """
-    wal = f"{path}-wal"
-    alone = not os.path.exists(wal) or os.path.getsize(wal) == 0
-    return f"{Path(path).absolute().as_uri()}?mode=ro{'&immutable=1' if alone else ''}"
 
 
 def refuse_network(path: str) -> None:

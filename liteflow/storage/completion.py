@@ -1,0 +1,164 @@
+"""Ids for completion in a shell: few, at once, and none at all rather than an error.
+
+A shell waits for them with each press of a key, so this goes straight to SQLite: SQLAlchemy's import alone takes longer
+than one likes to wait. What a file of a stranger holds is cut off after a moment, and only ids whose characters mean
+nothing to a shell are offered.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+from liteflow.errors import LiteflowError
+from liteflow.storage.paths import default_db_path, read_only_uri
+from liteflow.storage.untrusted import refuse_strange_schema
+
+MOST_CANDIDATES = 200
+"""How many ids are offered."""
+
+PATIENCE_S = 0.5
+"""How long the database may take."""
+
+MOST_CHARACTERS = 501
+"""A dag id and a run id have up to 250 each, and a slash is between them."""
+
+_HARMLESS = re.compile(r"[A-Za-z0-9_.:+][A-Za-z0-9_.~:+/-]*", re.ASCII)
+"""At its beginning a tilde would be somebody's home, and a hyphen an option."""
+
+_STEPS_BETWEEN_LOOKS = 10_000
+
+Query = Callable[[sqlite3.Connection], "Iterator[str]"]
+
+
+def dag_ids(db_path: str | None, beginning: str) -> list[str]:
+    """Ids of dags that begin so, by id."""
+    return _found(db_path, lambda connection: _dag_ids(connection, beginning))
+
+
+def runs(db_path: str | None, beginning: str) -> list[str]:
+    """What may stand for RUN and begins so: dag ids; with a slash the runs of that dag as DAG/RUN; else run ids too.
+
+    Run ids come behind the dag ids, backwards, once there is a beginning: there may be very many.
+    """
+
+    def query(connection: sqlite3.Connection) -> Iterator[str]:
+        dag_id, slash, run_id = beginning.partition("/")
+        if slash:
+            for found in _run_ids(connection, run_id, dag_id):
+                yield f"{dag_id}/{found}"
+            return
+        yield from _dag_ids(connection, beginning)
+        if beginning:
+            yield from _run_ids(connection, beginning)
+
+    return _found(db_path, query)
+
+
+def task_ids(db_path: str | None, run: str, beginning: str) -> list[str]:
+    """Ids of tasks that begin so in the run that RUN names, by id."""
+
+    def query(connection: sqlite3.Connection) -> Iterator[str]:
+        run_pk = _run_pk(connection, run)
+        return iter(()) if run_pk is None else _task_ids(connection, run_pk, beginning)
+
+    return _found(db_path, query)
+
+
+def pool_names(db_path: str | None, beginning: str) -> list[str]:
+    """Names of pools that begin so, by name."""
+    sql = "SELECT name FROM liteflow_pool WHERE name >= ? AND name < ? ORDER BY name"
+    return _found(db_path, lambda connection: _column(connection, sql, *_range(beginning)))
+
+
+def _found(db_path: str | None, query: Query) -> list[str]:
+    """The first harmless ones of what the query finds; none when anything is amiss."""
+    found: dict[str, None] = {}  # each once, in its order
+    try:
+        with _reading(db_path) as connection:
+            for one in query(connection):
+                if isinstance(one, str) and len(one) <= MOST_CHARACTERS and _HARMLESS.fullmatch(one):
+                    found[one] = None
+                    if len(found) == MOST_CANDIDATES:
+                        break
+    except (sqlite3.Error, OSError, ValueError, LiteflowError):
+        # No such file, something else, an older schema, one that takes too long: what was found before is good.
+        pass
+    return list(found)
+
+
+@contextmanager
+def _reading(db_path: str | None) -> Iterator[sqlite3.Connection]:
+    path = os.path.expanduser((db_path or default_db_path()).removeprefix("sqlite:///"))
+    if not os.path.isfile(path):
+        raise FileNotFoundError(path)
+    deadline = time.monotonic() + PATIENCE_S
+    with closing(sqlite3.connect(read_only_uri(path), uri=True, timeout=PATIENCE_S)) as connection:
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS_BETWEEN_LOOKS)
+        connection.execute("PRAGMA trusted_schema=OFF")
+        refuse_strange_schema(connection, path)
+        yield connection
+
+
+def _column(connection: sqlite3.Connection, sql: str, *values: object) -> Iterator[str]:
+    return (value for (value,) in connection.execute(sql, values))
+
+
+def _range(beginning: str) -> tuple[str, str]:
+    """Between which texts, the second one left out, all are that begin so."""
+    return beginning, beginning + chr(0x10FFFF)
+
+
+def _dag_ids(connection: sqlite3.Connection, beginning: str) -> Iterator[str]:
+    sql = "SELECT dag_id FROM liteflow_dag WHERE dag_id >= ? AND dag_id < ? ORDER BY dag_id"
+    return _column(connection, sql, *_range(beginning))
+
+
+def _run_ids(connection: sqlite3.Connection, beginning: str, dag_id: str | None = None) -> Iterator[str]:
+    """Backwards, in the order of an index: ids that are not chosen by hand begin with a time."""
+    sql = "SELECT run_id FROM liteflow_dag_run WHERE run_id >= ? AND run_id < ?"
+    if dag_id is None:
+        return _column(connection, f"{sql} ORDER BY run_id DESC", *_range(beginning))
+    return _column(connection, f"{sql} AND {_OF_DAG} ORDER BY run_id DESC", *_range(beginning), dag_id)
+
+
+_OF_DAG = "dag_pk = (SELECT id FROM liteflow_dag WHERE dag_id = ?)"
+
+
+def _run_pk(connection: sqlite3.Connection, run: str) -> int | None:
+    """The key of the run that RUN names, as `History.find_run` would find it; one of them when there are several."""
+    dag_id, slash, run_id = run.partition("/")
+    tries: list[tuple[str, tuple[str, ...]]]
+    if slash:
+        tries = [
+            (f"{_OF_DAG} AND run_id = ?", (dag_id, run_id)),
+            (f"{_OF_DAG} AND run_id >= ? AND run_id < ? ORDER BY run_id DESC", (dag_id, *_range(run_id))),
+        ]
+    else:
+        tries = [
+            ("run_id = ?", (run,)),
+            (f"{_OF_DAG} ORDER BY created_at DESC", (run,)),
+            ("run_id >= ? AND run_id < ? ORDER BY run_id DESC", _range(run)),
+        ]
+    for condition, values in tries:
+        found = connection.execute(f"SELECT id FROM liteflow_dag_run WHERE {condition} LIMIT 1", values).fetchone()
+        if found is not None:
+            return int(found[0])
+    return None
+
+
+def _task_ids(connection: sqlite3.Connection, run_pk: int, beginning: str) -> Iterator[str]:
+    """From one to the next: a mapped task has a row for each of its instances, which are passed over."""
+    start, end = _range(beginning)
+    sign = ">="
+    while True:
+        sql = f"SELECT min(task_id) FROM liteflow_task_instance WHERE run_pk = ? AND task_id {sign} ? AND task_id < ?"
+        (found,) = connection.execute(sql, (run_pk, start, end)).fetchone()
+        if found is None:
+            return
+        yield found
+        start, sign = found, ">"
