@@ -88,7 +88,7 @@ def answer(cli: click.Command) -> NoReturn:
     sys.exit(0)
 
 
-@examples('eval "$(liteflow completion bash)"', "liteflow completion fish > ~/.config/fish/completions/liteflow.fish")
+@examples("liteflow completion fish > ~/.config/fish/completions/liteflow.fish", 'eval "$(liteflow completion bash)"')
 @click.command("completion")
 @click.argument("shell", type=click.Choice(sorted(INSTALL)))
 def completion_command(shell: str) -> None:

@@ -89,11 +89,11 @@ def watch_command(run: str, db_path: str | None, as_json: bool) -> None:
     is_live = is_terminal() and not as_json and os.environ.get("TERM") != "dumb"
     watch = Watch(found)
     try:
-        with until_reader_leaves(), _shown(watch, as_json, is_live) as view:
+        with until_reader_leaves(), _ending_in_good_order(), _shown(watch, as_json, is_live) as view:
             for look in follow(found, most_s=REDRAW_S if is_live else None):
                 view.take(look)
     except KeyboardInterrupt:
-        echo(f"stopped watching; {name} goes on" if not watch.run.state.is_terminal else "", err=True)
+        echo(f"stopped watching; {name} goes on", err=True)
         sys.exit(130)
     if watch.is_interrupted:
         echo(f"{name} was interrupted: nothing drives it. Go on with: {resume_command(watch.run)}", err=True)
@@ -119,23 +119,28 @@ def _shown(watch: Watch, as_json: bool, is_live: bool) -> Iterator[View]:
 
     console = Console(no_color=not has_colours(), highlight=False)
     view = LiveView(watch, console)
-    with _terminated_in_good_order(), view.on_screen():
+    with view.on_screen():
         yield view
     view.leave()
 
 
 @contextlib.contextmanager
-def _terminated_in_good_order() -> Iterator[None]:
-    """SIGTERM ends it as an exception does, so that the terminal is as it was."""
+def _ending_in_good_order() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise, unless they are ignored, so that the terminal is left as it was."""
 
-    def end(*_: object) -> None:
+    def terminated(*_: object) -> None:
         sys.exit(143)
 
-    before = signal.signal(signal.SIGTERM, end)
+    raising: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminated}
+    before = {number: signal.getsignal(number) for number in raising}
+    for number, handler in raising.items():
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, known in before.items():
+            signal.signal(number, known)
 
 
 class Looking:

@@ -40,12 +40,9 @@ MOST_ROWS = {"running": 10, "failed": 6, "mapped": 8, "ended": 5, "log": 8}
 
 def picture(watch: Watch, now: datetime, width: int, height: int) -> list[Text]:
     """The lines, no more than `height` of them and none wider than `width` columns."""
-    head = _head(watch, now, width)
-    parts = _parts(watch, now, width)
-    if height < SHORTEST:
-        return head[:height]
-    room = _shares({title: len(rows) for title, rows in parts.items()}, height - len(head))
-    lines = head
+    lines = _head(watch, now, width)[:height]
+    parts = _parts(watch, now, width) if height >= SHORTEST else {}
+    room = _shares({title: len(rows) for title, rows in parts.items()}, height - len(lines))
     for title, rows in parts.items():
         if room[title]:
             # Of the log and of what ended the last ones matter; they come last.
