@@ -37,7 +37,6 @@ CALLS = {
     "visualize": "visualize etl",
     "watch": "watch etl",
     "why": "why etl",
-    "watch": "watch etl",
     "xcom": "xcom etl load",
 }
 MAKES_A_DATABASE = {"backfill", "db upgrade", "pools set", "run"}
