@@ -105,8 +105,6 @@ def visualize_command(
         from liteflow.visualize.lines import WIDTH
 
         print_lines(_lines(subject, form, expand, width_here(WIDTH), is_ascii_only()))
-        if form == "text" and not expand and is_terminal():
-            echo("a group is one row; --all draws its tasks", err=True)
         return
     else:
         from liteflow.visualize.lines import WIDTH, plain
@@ -178,15 +176,22 @@ def _run_of(history: History, dag_id: str, run_name: str) -> DagRun:
 
 
 def _lines(subject: _Subject, form: str, expand: bool, width: int, ascii_only: bool) -> list[Line]:
-    """The formats that are lines for a terminal."""
+    """The formats that are lines for a terminal, under a line that says what is drawn."""
+    from liteflow.visualize.lines import clean, cut
+
+    picture = subject.picture()
+    heading = cut([(clean(picture.title), "critical")], width, "~" if ascii_only else "\u2026")
     if form == "text":
         from liteflow.visualize.text import graph_lines
 
-        return graph_lines(subject.picture(), width=width, ascii_only=ascii_only, expand=expand)
+        if not expand and is_terminal() and any(node.groups for node in picture.nodes):
+            echo("a group is one row; --all draws its tasks", err=True)
+        return [heading, *graph_lines(picture, width=width, ascii_only=ascii_only, expand=expand)]
     from liteflow.visualize.timeline_text import timeline_lines
 
     assert subject.run is not None
-    return timeline_lines(timeline_of(subject.run, subject.picture()), width=width, ascii_only=ascii_only)
+    drawn = timeline_of(subject.run, picture)
+    return [heading, *timeline_lines(drawn, width=width, ascii_only=ascii_only)]
 
 
 def _content(subject: _Subject, form: str, direction: str) -> str:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from rich.cells import cell_len
 
 from liteflow.execution.progress import printable
+from liteflow.states import TaskInstanceState
 
 Span = tuple[str, str]
 """Text, and its style: the name of a state, `critical`, `dim`, or empty."""
@@ -19,6 +21,8 @@ Line = list[Span]
 
 WIDTH = 100
 """No line of a drawing is wider."""
+
+_STATES = frozenset(TaskInstanceState)
 
 _MARK = re.compile(r"[\ufe00-\ufe0f\U000e0100-\U000e01ef\U0001f3fb-\U0001f3ff]")
 
@@ -34,6 +38,19 @@ def clean(text: str) -> str:
     So is what only chooses how the character before it looks, since terminals do not agree how wide that makes it.
     """
     return _MARK.sub("", printable(text.replace("\t", " ")))
+
+
+def joined(line: Line) -> Line:
+    """The same line with neighbours of one style in one piece."""
+    return [("".join(text for text, _ in pieces), style) for style, pieces in groupby(line, key=lambda piece: piece[1])]
+
+
+def counted(text: str) -> Line:
+    """Words such as `19 success, 1 failed`, each number in the style of its state."""
+    line: Line = []
+    for part in re.split("(, )", text):
+        line.append((part, next((word for word in part.split() if word in _STATES), "")))
+    return line
 
 
 def width_of(line: Line) -> int:

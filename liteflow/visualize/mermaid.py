@@ -38,9 +38,9 @@ def _code(character: str) -> int:
     return 0xFFFD if STEERING.match(character) else ord(character)
 
 
-def _label(*lines: str) -> str:
-    """The lines as one quoted label. One with nothing in it is no label to Mermaid, and gets a space that stays."""
-    return f'"{"<br/>".join(filter(None, map(escape, lines))) or "#160;"}"'
+def _label(first: str, *others: str) -> str:
+    """The lines as one quoted label. An empty one is no label to Mermaid: the first line gets a space that stays."""
+    return f'"{"<br/>".join([escape(first) or "#160;", *map(escape, filter(None, others))])}"'
 
 
 def comment(text: str) -> str:

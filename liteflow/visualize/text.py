@@ -14,7 +14,7 @@ from rich.cells import cell_len
 
 from liteflow.states import TaskInstanceState, counts_text
 from liteflow.visualize.channels import gutters, in_ascii
-from liteflow.visualize.lines import WIDTH, Line, clean, cut, fitted, plain
+from liteflow.visualize.lines import WIDTH, Line, clean, counted, cut, fitted, plain
 from liteflow.visualize.picture import Node, Picture
 
 MOST_NAMED = 3
@@ -89,8 +89,7 @@ def _room_for_names(names: Iterable[str], cells: int) -> int:
 
 def _finished(head: Line, row: Row, room: int, width: int, marks: Mapping[str, str]) -> Line:
     """A row from its head on: name, words, labels."""
-    style = "" if row.is_plan else str(row.state)
-    words: Line = [(" ", ""), (fitted(clean(row.name), room, marks["ellipsis"]), ""), ("  ", ""), (row.words, style)]
+    words: Line = [(" ", ""), (fitted(clean(row.name), room, marks["ellipsis"]), ""), ("  ", ""), *counted(row.words)]
     labels = ", ".join(clean(label) for label in row.labels if label.strip())
     if labels:
         words.append((f" {marks['arrow']} {labels}", "dim"))

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 
 from liteflow.execution.progress import seconds_text
 from liteflow.states import BY_URGENCY, TaskInstanceState, counts_text, mapped_name
-from liteflow.visualize.lines import WIDTH, Line, Span, clean, cut, fitted, plain, width_of, wrapped
+from liteflow.visualize.lines import WIDTH, Line, Span, clean, counted, cut, fitted, joined, plain, width_of, wrapped
 from liteflow.visualize.picture import Node
 from liteflow.visualize.timeline import Bar, Lane, Timeline, lanes
 
@@ -105,7 +105,7 @@ def timeline_lines(drawn: Timeline, *, width: int = WIDTH, ascii_only: bool = Fa
     if len(slots) > MOST_LANES:
         lines.append([(f"  and {len(slots) - MOST_LANES:,} more slots", "dim")])
     lines += [[], *_path_lines(drawn, width, marks), _legend(drawn, marks)]
-    return [cut(line, width, marks["ellipsis"]) for line in lines]
+    return [joined(cut(line, width, marks["ellipsis"])) for line in lines]
 
 
 def timeline_text(drawn: Timeline, width: int = WIDTH, *, ascii_only: bool = False) -> str:
@@ -181,11 +181,11 @@ def _row_line(drawn: Timeline, row: _Row, page: _Page) -> Line:
 def _words(drawn: Timeline, row: _Row) -> Line:
     """How long it took from the first beginning to the last end, and what came of it."""
     if not row.bars:
-        return [(row.words, row.state)]
+        return counted(row.words)
     length = max(drawn.end_of(bar) for bar in row.bars) - min(bar.started_us for bar in row.bars)
     tries = max(bar.try_number for bar in row.bars)
     took = seconds_text(length / 1_000_000) + (f", {tries} tries" if tries > 1 else "")
-    return [(took, ""), (f" {row.words}" if row.words else "", row.state)]
+    return [(took, ""), *([(" ", ""), *counted(row.words)] if row.words else [])]
 
 
 def _cells(drawn: Timeline, bars: Iterable[Bar], page: _Page) -> Line:

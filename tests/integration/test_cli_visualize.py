@@ -121,7 +121,8 @@ def test_dot(here: Path) -> None:
 
 
 def test_text_with_groups_as_rows_and_with_all_tasks(here: Path) -> None:
-    rows = drawn("etl", "--db", "etl.db", "--format", "text", cwd=here).splitlines()
+    title, *rows = drawn("etl", "--db", "etl.db", "--format", "text", cwd=here).splitlines()
+    assert title == "etl, run second, failed"
     assert [re.sub(r"\d+\.\d\d s$", "T", row) for row in rows] == [
         "●   extract         success T",
         "├─● flaky           success T",
@@ -133,6 +134,7 @@ def test_text_with_groups_as_rows_and_with_all_tasks(here: Path) -> None:
 def test_timeline_has_tries_slots_and_the_critical_path(here: Path) -> None:
     text = drawn("etl", "--db", "etl.db", "--format", "timeline", cwd=here)
     lines = text.splitlines()
+    assert lines[0] == "etl, run second, failed"
     assert re.search(r"^[ *] flaky +│ *[·█]*x.*│ .* 2 tries$", text, re.MULTILINE)
     assert re.search(r"^\* load\.boom +│.*x.*│ .* failed$", text, re.MULTILINE)
     assert re.search(r"^  load\.after +│ +│ upstream_failed$", text, re.MULTILINE)

@@ -276,7 +276,7 @@ def edges_drawn(lines: Sequence[str]) -> set[tuple[str, str]]:
         gutter, name = match[1], match[2]
         for at, mark in enumerate(gutter):
             assert (mark in "│├┼┴╰╯") <= bool(flows.get(at)), f"a line from nowhere: {line}"
-        now = {at: set(flows.get(at, ())) for at, mark in enumerate(gutter) if mark in "│├┤┼╮"}
+        now = {at: set(flows.get(at, ()) if mark != "╮" else ()) for at, mark in enumerate(gutter) if mark in "│├┤┼╮"}
         marks = [at for at, mark in enumerate(gutter) if mark in "●▪"]
         if marks:
             (here,) = marks
