@@ -9,9 +9,11 @@ import sqlite3
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import event
 
 from liteflow.cli import cli, drawing
 from liteflow.cli import visualize as visualize_module
@@ -392,6 +394,23 @@ def test_tries_are_read_as_numbers_with_those_that_were_followed_by_others(here:
     assert all(one.started_us is None for one in tries if one.task_id == "load.after")
     assert all(type(one.started_us) is int for one in tries if one.task_id != "load.after")
     assert {one.slot for one in tries if one.started_us is not None} <= {1, 2}
+
+
+def test_tries_are_found_by_indexes_alone(here: Path) -> None:
+    run = open_history(here / "etl.db").find_run("first")
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        asked.append((statement, parameters))
+
+    with run.history.read() as connection:
+        event.listen(connection, "before_cursor_execute", note)
+        timed_tries(connection, run.pk)
+        event.remove(connection, "before_cursor_execute", note)
+        plans = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {one}", values).fetchall() for one, values in asked]
+    steps = [str(row[3]) for plan in plans for row in plan]
+    assert len(steps) == 3
+    assert all(step.startswith("SEARCH ") for step in steps), steps
 
 
 @pytest.mark.parametrize("value", [2**62, -(2**62), "'soon'", "x'00'"])
