@@ -30,6 +30,7 @@ _COMMANDS = {
     "dags": ("liteflow.cli.listing", "List the dags that have run in the database."),
     "db": ("liteflow.cli.db", "Create, upgrade, back up and check the database."),
     "delete": ("liteflow.cli.change", "Delete a run, or a dag with all of its runs."),
+    "doctor": ("liteflow.cli.doctor", "Look at the database and what is around it, and say what to do."),
     "logs": ("liteflow.cli.logs", "Print the log of a run or of one of its tasks."),
     "mark": ("liteflow.cli.clear", "Say that a task is success, failed or skipped."),
     "plan": ("liteflow.cli.plan", "Say what a run of a dag would do, without running it."),

@@ -88,6 +88,16 @@ class OwnLock:
             self._fd = -1
 
 
+def count_locks(db_path: str) -> tuple[int, int]:
+    """How many lock files of services and slots are held, and how many were left by what is gone."""
+    try:
+        paths = [path for path in lock_directory(db_path).iterdir() if path.suffix in (".lock", SLOT_LOCK)]
+    except OSError:
+        return 0, 0
+    held = sum(map(_is_locked, paths))
+    return held, len(paths) - held
+
+
 def _remove_if_empty(directory: Path) -> None:
     try:
         directory.rmdir()

@@ -121,6 +121,53 @@ def _is_locking(pid: int, path: str) -> bool:
     return False
 
 
+def having_open(paths: Collection[str]) -> list[int]:
+    """Other processes that have one of the files open, as far as they are ours to look into. Linux only."""
+    wanted = {os.path.realpath(path) for path in paths}
+    return [pid for pid in _pids() if pid != os.getpid() and not wanted.isdisjoint(_open_files(pid))]
+
+
+def holding_bytes(path: str, first: int, last: int) -> list[int]:
+    """Other processes with a POSIX lock on any of these bytes of a file. Linux only; elsewhere nothing is found."""
+    try:
+        number = os.stat(path).st_ino
+        with open("/proc/locks", encoding="ascii", errors="replace") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return []
+    found = set()
+    for line in lines:
+        # `1: POSIX  ADVISORY  WRITE 1234 08:01:5678 120 120`; one that waits has `->` behind its number.
+        if len(line) == 8 and line[1] == "POSIX" and line[5].endswith(f":{number}"):
+            begin, end = int(line[6]), first if line[7] == "EOF" else int(line[7])
+            if begin <= last and end >= first:
+                found.add(int(line[4]))
+    path = os.path.realpath(path)  # files of other devices may have the same number
+    return sorted(pid for pid in found - {os.getpid()} if path in _open_files(pid))
+
+
+def _open_files(pid: int) -> set[str]:
+    found = set()
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+            except FileNotFoundError:
+                continue  # closed meanwhile
+    except OSError:
+        return found  # gone, or not ours
+    return found
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process, for people; empty where it cannot be read."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return " ".join(file.read().decode("utf-8", "replace").split("\0")).strip()
+    except OSError:
+        return ""
+
+
 class _Process(NamedTuple):
     parent: int
     session: int

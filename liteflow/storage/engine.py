@@ -246,7 +246,7 @@ def _identity(path: str) -> tuple[int, int] | None:
 def refuse_network(path: str) -> None:
     """Raise StorageError when the database lies on a network file system, unless `$LITEFLOW_ALLOW_NETWORK_FILESYSTEM`
     is 1. Known on Linux only."""
-    found = _filesystem(path)
+    found = filesystem_of(path)
     if found in NETWORK_FILESYSTEMS and os.environ.get(ALLOW_NETWORK) != "1":
         raise StorageError(
             f"{path}: on a network file system ({found}), where SQLite's locks and shared memory do not hold; put the "
@@ -255,7 +255,7 @@ def refuse_network(path: str) -> None:
         )
 
 
-def _filesystem(path: str) -> str | None:
+def filesystem_of(path: str) -> str | None:
     """Linux's name of the file system on which the path lies, or would lie."""
     try:
         with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:

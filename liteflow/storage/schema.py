@@ -85,10 +85,11 @@ def open_database(
     return database
 
 
-def read_revision(path: str) -> str | None:
+def read_revision(path: str, *, only_look: bool = False) -> str | None:
     """The revision of the database at `path`; None if it is missing or holds no table. A foreign one raises.
 
-    Looks with a connection of its own, before any of ours: switching a stranger's file to WAL would change it.
+    Looks with a connection of its own, before any of ours: switching a stranger's file to WAL would change it. With
+    `only_look` that one cannot write at all, so that what a killed process left in the WAL stays there too.
     """
     if os.path.isdir(path):
         raise NotALiteflowDatabaseError(f"{path}: a directory; name a file with --db", path=path)
@@ -96,7 +97,7 @@ def read_revision(path: str) -> str | None:
         return None
     connection = None
     try:
-        connection = _connect(path)
+        connection = _connect(path, only_look=only_look)
         tables = {name for (name,) in connection.execute(_TABLES)}
         version = connection.execute(_VERSION).fetchone() if VERSION_TABLE in tables else None
         refuse_strange_schema(connection, path)
@@ -114,9 +115,9 @@ def read_revision(path: str) -> str | None:
     return _revision(path, tables, version[0] if version else None)
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def _connect(path: str, *, only_look: bool = False) -> sqlite3.Connection:
     """A connection of the driver to a database that is there, with none of our settings."""
-    uri = read_only_uri(path) if is_read_only(path) else f"{Path(path).absolute().as_uri()}?mode=rw"
+    uri = read_only_uri(path) if only_look or is_read_only(path) else f"{Path(path).absolute().as_uri()}?mode=rw"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_MS / 1000)
 
 

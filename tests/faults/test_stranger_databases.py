@@ -36,13 +36,15 @@ LOOKS: list[list[str]] = [
     ["pools", "list", "--json"],
     ["db", "check"],
     ["db", "current", "--json"],
+    ["why", "etl"],
+    ["why", "etl/r1", "load", "--json"],
 ]
 
 READERS = {
     "liteflow_dag": [0, 1, 3],
     "liteflow_executor": [2, 5, 13],
-    "liteflow_dag_run": [1, 3, 4, 5],
-    "liteflow_task_instance": [4, 5, 7, 11, 12],
+    "liteflow_dag_run": [1, 3, 4, 5, 16],
+    "liteflow_task_instance": [4, 5, 7, 11, 12, 16, 17],
     "liteflow_task_try": [4, 5],
     "liteflow_xcom": [8, 9, 10],
     "liteflow_log_record": [6, 7],

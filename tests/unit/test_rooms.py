@@ -238,7 +238,8 @@ def test_neither_a_run_nor_a_command_imports_the_orm() -> None:
     loaded = modules_after(
         "import liteflow.execution.service, liteflow.execution.running, liteflow.storage.checking\n"
         "import liteflow.cli.change, liteflow.cli.db, liteflow.cli.listing, liteflow.cli.logs, liteflow.cli.pools\n"
-        "import liteflow.cli.run, liteflow.cli.show, liteflow.cli.visualize, liteflow.cli.xcom"
+        "import liteflow.cli.run, liteflow.cli.show, liteflow.cli.visualize, liteflow.cli.xcom\n"
+        "import liteflow.execution.explaining, liteflow.execution.planning, liteflow.execution.checkup"
     )
     assert "sqlalchemy" in loaded
     assert "sqlalchemy.orm" not in loaded
