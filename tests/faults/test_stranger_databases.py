@@ -192,6 +192,9 @@ def test_two_hundred_naughty_strings_in_every_text(loose: Path) -> None:
             )
             connection.execute("INSERT INTO liteflow_pool VALUES (?, ?, 1, ?)", (number, text, text))
     results = {" ".join(command): look(loose, command) for command in LOOKS if command[0] != "db"}
+    refused = results.pop("why etl")
+    assert (refused.exit_code, "is not a valid TriggerRule" in refused.stderr) == (3, True)
+    results.pop("why etl/r1 load --json")
     assert {result.exit_code for result in results.values()} == {0}, results
     rows = {name: len(result.stdout.splitlines()) for name, result in results.items()}
     assert rows["dags"] == rows["pools list"] == 1 + 1 + len(texts), "a row for each, and none that a text made"
