@@ -516,7 +516,8 @@ class History:
         """All task instances of a run, upstream before downstream, those of a mapped task by map index."""
         ti = TASK_INSTANCE.c
         with self.read() as connection:
-            rows = connection.execute(select(TASK_INSTANCE).where(ti.run_pk == run_pk).order_by(*_task_order()))
+            # All at once: a strange value would leave a cursor half read, and its error would keep the file locked.
+            rows = connection.execute(select(TASK_INSTANCE).where(ti.run_pk == run_pk).order_by(*_task_order())).all()
             return [_instance_view(row) for row in rows]
 
     def task_instance(self, run: DagRun, task_id: str, map_index: int = -1) -> TaskInstanceInfo:
