@@ -21,10 +21,11 @@ _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 @db_option
 @json_option
 def doctor_command(db_path: str | None, as_json: bool) -> None:
-    """Look at the database and what is around it, and say of each thing whether it is well, and what to do.
+    """Look at the database and what is around it, and say what to do.
 
-    Looked at are versions, file, disk, schema, damage, WAL and locks, who is at work, interrupted runs, and pools.
-    Nothing is changed. Exit 0 when there are at most warnings, 3 when the database cannot be used as it is.
+    Of each thing it is told whether it is well: versions, file, disk, schema, damage, WAL and locks, who is at work,
+    interrupted runs, pools. Nothing is changed. Exit 0 when there are at most warnings, 3 when the database cannot be
+    used as it is.
     """
     from datetime import UTC, datetime
 

@@ -50,10 +50,10 @@ def plan_command(
     db_path: str | None,
     as_json: bool,
 ) -> None:
-    """Say what a run of a dag would do, without running anything: the tasks, level by level.
+    """Say what a run of a dag would do, without running it.
 
-    What is of one level may run at the same time. The file is imported, as a run does it; nothing is written, and a
-    missing database is not created. Exit 2 when a run would be refused before it begins.
+    The tasks stand level by level: what is of one level may run at the same time. The file is imported, as a run does
+    it; nothing is written, and a missing database is not created. Exit 2 when a run would be refused before it begins.
     """
     from liteflow.execution.planning import database_there, make_plan, plan_resume, prepare
     from liteflow.execution.requests import check_request

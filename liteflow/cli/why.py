@@ -48,10 +48,11 @@ MOST_ERROR_CHARACTERS = 300
 @db_option
 @json_option
 def why_command(run: str, task: str | None, db_path: str | None, as_json: bool) -> None:
-    """Say why the task instances of a run are where they are: what failed, was skipped, or waits, and for what.
+    """Say why the task instances of a run are where they are.
 
-    Below each reason stands what led to it, down to the root cause. Without TASK it is told of all that did not
-    succeed. TASK means all instances of a mapped task; 'TASK[17]' is the one with that map index.
+    What failed, was skipped, or waits, and for what: below each reason stands what led to it, down to the root cause.
+    Without TASK it is told of all that did not succeed. TASK means all instances of a mapped task; 'TASK[17]' is the
+    one with that map index.
     """
     from datetime import UTC, datetime
 
