@@ -78,6 +78,8 @@ class EndReason(StrEnum):
     """Somebody said that this is its state: `liteflow mark`."""
     REUSED = "reused"
     """It ended so in the run whose values this run began with: `liteflow rerun --only-failed`."""
+    PRUNED = "pruned"
+    """Of a run alone: it is over and was kept long enough, and what is left of it is being deleted."""
 
 
 _S = TaskInstanceState

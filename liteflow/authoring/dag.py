@@ -21,6 +21,7 @@ from liteflow.authoring.options import (
     check_default_args,
     dag_callbacks,
     dag_count,
+    dag_days,
     dag_timedelta,
     default_task_options,
     unknown_option,
@@ -65,6 +66,8 @@ _DAG_OPTIONS = [
     "on_success_callback",
     "on_failure_callback",
     "render_template_as_native_obj",
+    "retain_runs",
+    "retain_days",
     "tags",
 ]
 
@@ -101,7 +104,9 @@ class Dag:
     run at once. `fail_fast`: the first failure ends the run, but for teardowns. `dagrun_timeout` (seconds or
     timedelta): a run that takes longer is ended as failed. `on_success_callback`, `on_failure_callback`: functions
     that are called with the context when a run has ended so. `render_template_as_native_obj`: whether Jinja templates
-    give Python objects and not text. `tags`: text to find it by. `schedule` is accepted and inert: liteflow has no
+    give Python objects and not text. `retain_runs`, `retain_days`: of the runs that are over only so many, the newest,
+    and those that ended at most so many days ago are kept; older ones are deleted with their logs and XComs after a run
+    has ended. None keeps all. `tags`: text to find it by. `schedule` is accepted and inert: liteflow has no
     scheduler, and says so once. A mistake raises DagError with the file and line.
     """
 
@@ -121,6 +126,8 @@ class Dag:
         on_success_callback: Callable[..., Any] | list[Callable[..., Any]] | None = None,
         on_failure_callback: Callable[..., Any] | list[Callable[..., Any]] | None = None,
         render_template_as_native_obj: bool = False,
+        retain_runs: int | None = None,
+        retain_days: float | None = None,
         tags: Iterable[str] = (),
         **options: Any,
     ) -> None:
@@ -147,6 +154,8 @@ class Dag:
         self.dagrun_timeout_s = dag_timedelta("dagrun_timeout", dagrun_timeout, self.place)
         self.on_success_callback = dag_callbacks("on_success_callback", on_success_callback, self.place)
         self.on_failure_callback = dag_callbacks("on_failure_callback", on_failure_callback, self.place)
+        self.retain_runs = dag_count("retain_runs", retain_runs, self.place)
+        self.retain_days = dag_days("retain_days", retain_days, self.place)
         wanted_tags = self._checked("tags", tags, list | tuple | set | frozenset, "a list of text", ())
         self.tags = tuple(dict.fromkeys(str(tag) for tag in wanted_tags))
         for name in options:
@@ -556,7 +565,15 @@ class Dag:
         from liteflow.storage.history import open_history
 
         facts = open_history(db_path).dag(dag_id)
-        dag = cls(facts.dag_id, db_path=db_path, description=facts.description, tags=facts.tags, params=facts.params)
+        dag = cls(
+            facts.dag_id,
+            db_path=db_path,
+            description=facts.description,
+            tags=facts.tags,
+            params=facts.params,
+            retain_runs=facts.retain_runs,
+            retain_days=facts.retain_days,
+        )
         dag.is_metadata_only = True
         dag.place = Place(facts.file or "<unknown>", 0)
         return dag

@@ -349,8 +349,6 @@ _MISSING_TASK_OPTIONS = frozenset(
 MISSING_DAG_OPTIONS = frozenset(
     [
         "max_active_runs",
-        "retain_runs",
-        "retain_days",
         "template_searchpath",
         "template_undefined",
         "user_defined_macros",
@@ -462,3 +460,13 @@ def dag_timedelta(option: str, value: Any, where: Place) -> float | None:
 def dag_count(option: str, value: Any, where: Place) -> int | None:
     """A dag's option that is a number from 1, or None if it is not given."""
     return None if value is None else _positive_count(option, value, where)
+
+
+def dag_days(option: str, value: Any, where: Place) -> float | None:
+    """A dag's option that is a number of days, more than 0, or None if it is not given."""
+    if value is None:
+        return None
+    days = math.nan if isinstance(value, bool) or not isinstance(value, int | float) else _float(value)
+    if not math.isfinite(days) or days <= 0:
+        raise _fail(option, value, "a finite number of days, more than 0", where)
+    return days

@@ -79,11 +79,6 @@ def styled(text: str, style: str) -> str:
     return click.style(safe, fg=colour, bold="bold" in words or None, dim="dim" in words or None)
 
 
-def has_colours() -> bool:
-    """Whether stdout is a terminal on which nobody asked for no colours, https://no-color.org."""
-    return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
 def json_text(document: Any, *, indent: int | None = None) -> str:
     """A document as ASCII without a control character, so that no terminal or pipe can stumble."""
     return json.dumps(document, indent=indent).replace("\x7f", "\\u007f")
@@ -111,6 +106,11 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def has_colours() -> bool:
+    """Whether stdout shows colours: a terminal that has them, unless `$NO_COLOR` says that nobody wants them."""
+    return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def printable(text: str) -> str:
     """Text of a stranger for a terminal: what would steer it is spelled out."""
     if text.isprintable():
@@ -118,6 +118,20 @@ def printable(text: str) -> str:
     from liteflow.execution.progress import printable as spelled_out
 
     return spelled_out(text)
+
+
+class Styled(str):
+    """Text of a table's cell, which has a style of rich for each of its characters, "" for none."""
+
+    styles: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[str, str]]) -> Styled:
+        """Of single characters, each with its style."""
+        found = list(parts)
+        text = cls("".join(character for character, _ in found))
+        text.styles = [style for _, style in found]
+        return text
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str, state_column: int = -1) -> None:
@@ -128,7 +142,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
     if not rows:
         echo(empty, err=True)
         return
-    safe = [[printable(cell) for cell in row] for row in rows]
+    safe = [[cell if isinstance(cell, Styled) else printable(cell) for cell in row] for row in rows]
     if is_terminal() and len(safe) <= MOST_LAID_OUT:
         _print_rich(headers, safe, state_column)
         return
@@ -150,7 +164,10 @@ def _print_rich(headers: Sequence[str], rows: Sequence[Sequence[str]], state_col
         widest = max((len(part) for cell in cells_here for part in re.split("(?<=,) ", cell)), default=None)
         table.add_column(header, overflow="fold", min_width=widest)
     for row in rows:
-        cells = [Text(cell) for cell in row]
+        cells = [
+            Text.assemble(*zip(cell, cell.styles, strict=True)) if isinstance(cell, Styled) else Text(cell)
+            for cell in row
+        ]
         if state_column >= 0:
             cells[state_column] = Text.assemble(*_styled_states(row[state_column]))
         table.add_row(*cells)

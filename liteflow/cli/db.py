@@ -1,9 +1,10 @@
-"""`liteflow db`: the database file itself: its schema, its backup, whether it is sound."""
+"""`liteflow db`: the database file itself: its schema, its backup, its size, whether it is sound."""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,15 +15,23 @@ from liteflow.cli.common import (
     echo,
     examples,
     home_relative,
+    is_interrupted,
+    iso,
     json_option,
+    open_history,
     print_json,
     print_table,
+    when,
 )
+from liteflow.cli.words import bytes_text
+
+if TYPE_CHECKING:
+    from liteflow.storage.sizes import DatabaseSize, NamedRun
 
 
 @click.group("db")
 def db_command() -> None:
-    """Create, upgrade, back up and check the database."""
+    """Create, upgrade, back up, measure and check the database."""
 
 
 @examples("liteflow db upgrade", "liteflow db upgrade --db etl.db")
@@ -131,3 +140,110 @@ def check_command(db_path: str | None, as_json: bool) -> None:
         if not found:
             echo("ok", err=True)
     sys.exit(3 if found else 0)
+
+
+@examples("liteflow db stats", "liteflow db stats --db etl.db --json")
+@db_command.command("stats")
+@db_option
+@json_option
+def stats_command(db_path: str | None, as_json: bool) -> None:
+    """Show how large the database is, and what takes the room: by table and by dag.
+
+    Reads all of it, which takes a second or two for a million task instances.
+    """
+    from liteflow.storage.sizes import sizes_of
+
+    history = open_history(db_path)
+    path = history.database.path
+    with history.read() as connection:
+        found = sizes_of(connection, path)
+    if as_json:
+        print_json(_stats_document(path, found))
+    else:
+        _print_stats(path, found)
+
+
+def _stats_document(path: str, found: DatabaseSize) -> dict[str, Any]:
+    space = found.space
+    return {
+        "path": path,
+        "file_bytes": found.file_bytes,
+        "wal_bytes": found.wal_bytes,
+        "page_bytes": space.page_bytes,
+        "pages": space.pages,
+        "free_pages": space.free_pages,
+        "auto_vacuum": space.auto_vacuum,
+        "bytes_from": "pages" if found.is_measured else "lengths",
+        "tables": [one._asdict() for one in found.tables],
+        "dags": [one._asdict() for one in found.dags],
+        "oldest_run": _run_named(found.oldest),
+        "newest_run": _run_named(found.newest),
+    }
+
+
+def _run_named(run: NamedRun | None) -> dict[str, Any] | None:
+    return None if run is None else {**run._asdict(), "created_at": iso(run.created_at)}
+
+
+def _print_stats(path: str, found: DatabaseSize) -> None:
+    space = found.space
+    free = bytes_text(space.free_pages * space.page_bytes)
+    how = "given back by: liteflow prune" if space.can_shrink else "given back by: liteflow db vacuum"
+    echo(path)
+    echo(
+        f"file {bytes_text(found.file_bytes)}, WAL {bytes_text(found.wal_bytes)}, free for new runs {free}"
+        + (f" ({how})" if space.free_pages else "")
+    )
+    for word, run in (("oldest", found.oldest), ("newest", found.newest)):
+        if run is not None:
+            echo(f"{word} run {run.dag_id}/{run.run_id}, {when(run.created_at)}")
+    echo()
+    print_table(
+        ["TABLE", "ROWS", "BYTES"],
+        [[one.table, f"{one.rows:,}", bytes_text(one.bytes)] for one in found.tables],
+        empty="there are no tables",
+    )
+    if not found.is_measured:
+        echo("bytes are the lengths of what the rows hold: this SQLite cannot tell the pages of a table", err=True)
+    echo()
+    print_table(
+        ["DAG", "RUNS", "TASK INSTANCES", "TRIES", "LOG LINES", "LOG BYTES", "XCOMS", "XCOM BYTES"],
+        [
+            [
+                one.dag_id,
+                *(f"{count:,}" for count in (one.runs, one.task_instances, one.tries, one.log_lines)),
+                bytes_text(one.log_bytes),
+                f"{one.xcoms:,}",
+                bytes_text(one.xcom_bytes),
+            ]
+            for one in found.dags
+        ],
+        empty="no dag has run here yet",
+    )
+
+
+@examples("liteflow db vacuum", "liteflow db vacuum --force --db etl.db")
+@db_command.command("vacuum")
+@click.option("--force", is_flag=True, help="Also while runs go on: they wait until it is done.")
+@db_option
+def vacuum_command(force: bool, db_path: str | None) -> None:
+    """Write the database anew, as small as it can be.
+
+    Needed once for a file that an older liteflow made: from then on prune gives space back while runs go on. Until it
+    is done nobody can write, and it needs free disk, twice what the database has.
+    """
+    from liteflow.storage.sizes import file_bytes, vacuum
+
+    history = open_history(db_path)
+    path = history.database.path
+    if not force:
+        for run in history.runs(state=["queued", "running"]):
+            if run.owner is not None and not is_interrupted(run):
+                raise click.UsageError(
+                    f"{run.dag_id}/{run.run_id} is {run.state}, and could not write until it is done; wait for it, or "
+                    f"use --force"
+                )
+    before = file_bytes(path) + file_bytes(f"{path}-wal")
+    echo("writing it anew; nobody else can write until that is done", err=True)
+    vacuum(history.database)
+    echo(f"the file has {bytes_text(file_bytes(path))}, it had {bytes_text(before)}", err=True)

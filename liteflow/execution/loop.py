@@ -26,6 +26,7 @@ from liteflow.execution.jobs import Engine, Events, Job, LogLine, Outcome
 from liteflow.execution.liveness import OWNER_DIED
 from liteflow.execution.making import JobMaker
 from liteflow.execution.past import past_of
+from liteflow.execution.retention import Retention
 from liteflow.execution.turn import Claim, DueCallback, Turn
 from liteflow.scheduling.core import Change, Ended
 from liteflow.scheduling.skips import DECISION_KEY, decision_value, skipped_by
@@ -113,6 +114,7 @@ class Loop:
         self.runs: dict[int, ActiveRun] = {}
         self._chooser = Chooser(engine, pools)
         self._maker = JobMaker()
+        self._retention = Retention(database, executor_pk)
         self._timers: list[tuple[float, int, int]] = []
         """When a retry or look is due, of which run, which task instance."""
         self._jobs: dict[tuple[int, int], Job] = {}
@@ -214,6 +216,9 @@ class Loop:
         for run in turn.over:
             self._forget(run)
             run.over.set()
+            self._retention.note(run)
+        if self._retention.is_due and not turn and not self.is_stopping:
+            self._retention.step(is_busy=bool(self.runs))
 
     def _patience(self) -> float:
         """How long the loop may sleep."""
@@ -224,6 +229,8 @@ class Loop:
             wait = min(wait, LOOK_AGAIN_S)
         if self._fresh:
             wait = min(wait, STARTED_AFTER_S)
+        if self._retention.is_due:
+            wait = min(wait, self._retention.wait_s(is_busy=bool(self.runs)))
         due = min(self._kill_at, self._timers[0][0] if self._timers else math.inf)
         if due < math.inf:
             wait = min(wait, max(0.0, due - time.monotonic()))
@@ -657,6 +664,8 @@ class Loop:
 
     def _leave(self) -> None:
         """The loop ends in good order; runs that are not over can be taken up again."""
+        if not self.is_interrupted:
+            self._retention.finish(lambda: self.must_kill)
         for run in self.runs.values():
             run.error = RunInterruptedError(
                 f"run {run.run_id!r} of dag {run.dag.dag_id!r} is not finished: its service was stopped. "

@@ -45,7 +45,8 @@ def dag_facts(dag: Dag, digest: str) -> Any:
         params_json = encode_json(dag.params)
     except XComEncodeError as error:
         raise ParamError(f"{dag.place}: the params of a dag are stored as text: {error}", param="") from None
-    return DagFacts(dag.dag_id, dag.description, dag.tags, params_json, os.path.abspath(dag.place.file), digest)
+    file = os.path.abspath(dag.place.file)
+    return DagFacts(dag.dag_id, dag.description, dag.tags, params_json, file, digest, dag.retain_runs, dag.retain_days)
 
 
 def _aware(moment: datetime) -> datetime:

@@ -18,14 +18,13 @@ import os
 import re
 import sqlite3
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.pool import ConnectionPoolEntry, NullPool
+from sqlalchemy.pool import NullPool
 
 from liteflow.errors import StorageError
 from liteflow.storage.checkpoints import Checkpoints
@@ -75,6 +74,16 @@ def database_url(db_path: str | os.PathLike[str] | None) -> URL:
         raise StorageError("the database path is empty, or holds a NUL; name a file", path=text)
     return URL.create("sqlite", database=str(Path(text).absolute()))
 
+
+_DURABLE = ("PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL")
+_TRUSTING = ("PRAGMA foreign_keys=OFF", "PRAGMA foreign_keys=ON")
+_LEVELS: Mapping[tuple[bool, bool], tuple[Sequence[str], Sequence[str]]] = {
+    (False, False): ((), ()),
+    (True, False): (_DURABLE[:1], _DURABLE[1:]),
+    (False, True): (_TRUSTING[:1], _TRUSTING[1:]),
+    (True, True): ((_DURABLE[0], _TRUSTING[0]), (_DURABLE[1], _TRUSTING[1])),
+}
+"""By durable and trusting: what is set before a write scope and after it."""
 
 DRIVER = "driver"
 """Under which the connection of a scope has the driver's own, in its `info`."""
@@ -137,28 +146,31 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A scope that reads one consistent state. SQLite refuses anything that it tries to write."""
-        with self._scope("BEGIN", "query_only=ON", "query_only=OFF") as connection:
+        with self._scope("BEGIN", ("PRAGMA query_only=ON",), ("PRAGMA query_only=OFF",)) as connection:
             yield connection
 
     @contextmanager
-    def write(self, *, durable: bool = False) -> Iterator[Connection]:
+    def write(self, *, durable: bool = False, trusting: bool = False) -> Iterator[Connection]:
         """A scope that writes and commits when it is left without an error, and rolls back otherwise.
 
         With `durable` the commit is on the disk when the scope is left, and survives a power cut; without it it
         survives a crash of the process, and a power cut may take back the latest ones, in order.
+
+        `trusting` leaves foreign keys unchecked: for deleting what the caller knows that nothing refers to, where
+        SQLite would read a whole table for each row to see the same.
 
         Raises StorageError on a network file system, where SQLite cannot keep two writers apart.
         """
         if not self._may_write:
             refuse_network(self.path)
             self._may_write = True
-        level = ("synchronous=FULL", "synchronous=NORMAL") if durable else ()
-        with self._scope("BEGIN IMMEDIATE", *level) as connection:
+        during, after = _LEVELS[durable, trusting]
+        with self._scope("BEGIN IMMEDIATE", during, after) as connection:
             yield connection
         self._checkpoints.after_commit()
 
     @contextmanager
-    def _scope(self, begin: str, during: str | None = None, after: str | None = None) -> Iterator[Connection]:
+    def _scope(self, begin: str, during: Sequence[str], after: Sequence[str]) -> Iterator[Connection]:
         """A connection inside a transaction of the driver. The pragmas are for as long as it lasts: inside of one
         SQLite ignores or refuses them."""
         if os.getpid() != self._pid:
@@ -171,13 +183,13 @@ class Database:
         try:
             lease = self._lease()
             driver = lease.driver
-            if during is not None:
-                driver.execute(f"PRAGMA {during}")
+            for pragma in during:
+                driver.execute(pragma)
             driver.execute(begin)
             yield lease.connection
             lease.commit()
-            if after is not None:
-                driver.execute(f"PRAGMA {after}")
+            for pragma in after:
+                driver.execute(pragma)
             if lease.idle is not None and lease.idle is self._idle:  # else it was closed meanwhile
                 lease.idle.append(lease)
                 lease = None
@@ -280,7 +292,7 @@ def _make_engine(url: URL) -> Engine:
     engine = create_engine(url, poolclass=NullPool)  # which are kept is up to the scopes
     path = str(url.database)
     event.listen(engine, "do_connect", lambda _dialect, _record, args, options: _connect(path, args, options))
-    event.listen(engine, "connect", _configure)
+    event.listen(engine, "connect", lambda driver, _record: _configure(driver, path))
     event.listen(engine, "begin", _begin)
     event.listen(engine, "after_cursor_execute", _note_cursor)
     return engine
@@ -293,17 +305,20 @@ def _connect(path: str, args: Any, options: dict[str, Any]) -> None:
         options["uri"] = True
 
 
-def _configure(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+def _configure(driver: Any, path: str) -> None:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StorageError(
             f"SQLite {sqlite3.sqlite_version} is too old; liteflow needs "
             f"{'.'.join(map(str, OLDEST_SQLITE))} or later. Use a Python that is built with a newer one.",
             path="",
         )
-    driver: Any = dbapi_connection
     driver.isolation_level = None  # we issue BEGIN ourselves, see _begin
+    # Only before anything is in the file, so before the change to WAL too. In a file that has it already it would be a
+    # write.
+    made = ("auto_vacuum=INCREMENTAL",) if _is_empty(path) else ()
     for pragma in (
         f"busy_timeout={BUSY_TIMEOUT_MS}",
+        *made,
         "journal_mode=WAL",  # what may only be read stays as it is
         "wal_autocheckpoint=0",
         "synchronous=NORMAL",
@@ -314,6 +329,13 @@ def _configure(dbapi_connection: DBAPIConnection, _record: ConnectionPoolEntry) 
     ):
         # To its end: the change to WAL is committed after the row, and an error there would be lost.
         driver.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return os.stat(path).st_size == 0
+    except OSError:
+        return False
 
 
 def _begin(connection: Any) -> None:

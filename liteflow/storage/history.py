@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, delete, exists, func, or_, select, type_coerce
+from sqlalchemy import Connection, Integer, Row, bindparam, delete, exists, func, or_, select, type_coerce
 from sqlalchemy.types import NullType
 
 from liteflow.authoring.ids import MAX_LENGTH, did_you_mean, shown
@@ -24,7 +24,7 @@ from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage.engine import Database, default_db_path
 from liteflow.storage.recording import end_unowned_run, request_cancel, request_cancel_of_task, text_for_database
 from liteflow.storage.schema import open_database
-from liteflow.storage.statements import in_groups
+from liteflow.storage.statements import Prepared, in_groups
 from liteflow.storage.tables import DAG, DAG_RUN, EXECUTOR, LOG_RECORD, TASK_INSTANCE, TASK_TRY, XCOM
 from liteflow.storage.untrusted import checked, names, refusing_strange_values
 from liteflow.storage.values import task_values
@@ -50,6 +50,10 @@ class DagInfo:
     file: str | None
     runs: int
     latest: DagRun | None
+    retain_runs: int | None
+    """How many of its runs the dag said are to be kept; None for all."""
+    retain_days: float | None
+    """For how many days; None for ever."""
 
     @property
     def params(self) -> dict[str, Any]:
@@ -339,17 +343,22 @@ class History:
                     f"{self.database.path}: no dag {_quoted(dag_id)} has run here{did_you_mean(dag_id, known)}",
                     identifier=dag_id,
                 )
-            return self._dag_info(connection, row)
+            return self._dag_infos(connection, [row])[0]
 
     def dags(self) -> list[DagInfo]:
         """All dags, by id."""
         with self.read() as connection:
-            rows = connection.execute(select(DAG).order_by(DAG.c.dag_id)).all()
-            return [self._dag_info(connection, row) for row in rows]
+            return self._dag_infos(connection, connection.execute(select(DAG).order_by(DAG.c.dag_id)).all())
 
-    def _dag_info(self, connection: Connection, row: Row[Any]) -> DagInfo:
-        count = connection.scalar(select(func.count()).select_from(DAG_RUN).where(DAG_RUN.c.dag_pk == row.id))
-        latest = self._select_runs(connection, DAG_RUN.c.dag_pk == row.id, limit=1)
+    def _dag_infos(self, connection: Connection, rows: Sequence[Row[Any]]) -> list[DagInfo]:
+        latest: dict[int, DagRun] = {}
+        newest = {row.id: pk for row in rows for (pk,) in _LATEST_RUN.fetch(connection, row.id)}
+        for some in in_groups(list(newest.values())):
+            latest.update((run.pk, run) for run in self._select_runs(connection, DAG_RUN.c.id.in_(some)))
+        return [self._dag_info(connection, row, latest.get(newest.get(row.id, -1))) for row in rows]
+
+    def _dag_info(self, connection: Connection, row: Row[Any], latest: DagRun | None) -> DagInfo:
+        ((count,),) = _COUNT_OF_RUNS.fetch(connection, row.id)
         return checked(
             DagInfo(
                 row.dag_id,
@@ -357,22 +366,59 @@ class History:
                 names(row.tags),
                 row.params,
                 row.file,
-                count or 0,
-                latest[0] if latest else None,
+                count,
+                latest,
+                row.retain_runs,
+                row.retain_days,
             )
         )
 
     # Runs
 
-    def runs(self, *, dag_id: str | None = None, state: str | None = None, limit: int | None = None) -> list[DagRun]:
-        """Runs, newest first. Raises ValueError for a state that there is not."""
+    def runs(
+        self,
+        *,
+        dag_id: str | None = None,
+        state: str | Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        before: DagRun | None = None,
+        limit: int | None = None,
+    ) -> list[DagRun]:
+        """Runs, newest first: of one dag, in one state or one of several, created at `since` or later, before
+        `until`, and older than the run `before`. Raises ValueError for a state that there is not."""
+        run = DAG_RUN.c
         conditions: list[Any] = []
-        if dag_id is not None:
-            conditions.append(DAG.c.dag_id == text_for_database(dag_id))
         if state is not None:
-            conditions.append(DAG_RUN.c.state == RunState(state))
+            conditions.append(_in_states({RunState(state)} if isinstance(state, str) else set(map(RunState, state))))
+        if since is not None:
+            conditions.append(run.created_at >= since)
+        if until is not None:
+            conditions.append(run.created_at < until)
+        if before is not None:
+            conditions.append(run.created_at <= before.created_at)
+            conditions.append(or_(run.created_at < before.created_at, run.id < before.pk))
         with self.read() as connection:
+            if dag_id is not None:
+                conditions.append(run.dag_pk == connection.scalar(_dag_pk(dag_id)))
             return self._select_runs(connection, *conditions, limit=limit)
+
+    def latest_durations(self, dag_ids: Sequence[str], count: int) -> dict[str, list[tuple[RunState, timedelta]]]:
+        """By dag id: the states and durations of its newest runs that had begun and are over, oldest first.
+
+        At most `count` of each dag, and only the newest `2 * count` are looked at.
+        """
+        found = {}
+        with self.read() as connection:
+            for dag_id in dag_ids:
+                rows = _LATEST_ENDS.fetch(connection, connection.scalar(_dag_pk(dag_id)), 2 * count)
+                over = [
+                    (RunState(state), timedelta(microseconds=ended - started))
+                    for state, started, ended in rows
+                    if started is not None and ended is not None
+                ]
+                found[dag_id] = over[:count][::-1]
+        return found
 
     def run(self, pk: int) -> DagRun:
         """The run of that key. Raises NotFoundError when it was deleted."""
@@ -609,6 +655,40 @@ class History:
                 DAG.c.dag_id == text_for_database(dag_id),
                 or_(DAG_RUN.c.state == RunState.QUEUED, DAG_RUN.c.state == RunState.RUNNING),
             )
+
+
+def _dag_pk(dag_id: str) -> Any:
+    return select(DAG.c.id).where(DAG.c.dag_id == text_for_database(dag_id))
+
+
+def _in_states(states: set[RunState]) -> Any:
+    """The condition that a run is in one of the states.
+
+    Few runs are not over, and the index of states finds them. Most are over: by that index all of these would be
+    sorted to show the newest, so "||" keeps SQLite from it, and it goes through the runs by time.
+    """
+    column = DAG_RUN.c.state
+    if any(state.is_terminal for state in states):
+        return type_coerce(column.op("||")(""), column.type).in_(states)
+    return column.in_(states)
+
+
+_LATEST_RUN = Prepared(
+    select(DAG_RUN.c.id)
+    .where(DAG_RUN.c.dag_pk == bindparam("dag"))
+    .order_by(DAG_RUN.c.created_at.desc(), DAG_RUN.c.id.desc())
+    .limit(1),
+    "dag",
+)
+_COUNT_OF_RUNS = Prepared(select(func.count()).select_from(DAG_RUN).where(DAG_RUN.c.dag_pk == bindparam("dag")), "dag")
+_LATEST_ENDS = Prepared(
+    select(DAG_RUN.c.state, DAG_RUN.c.started_at, DAG_RUN.c.ended_at)
+    .where(DAG_RUN.c.dag_pk == bindparam("dag"))
+    .order_by(DAG_RUN.c.created_at.desc(), DAG_RUN.c.id.desc())
+    .limit(bindparam("count", type_=Integer)),
+    "dag",
+    "count",
+)
 
 
 def _quoted(identifier: str) -> str:

@@ -21,7 +21,7 @@ from liteflow.storage.tables import CALLBACK, DAG, DAG_RUN, EXECUTOR, LOG_RECORD
 
 _S = TaskInstanceState
 
-_MOST_LEVEL = 2**31 - 1
+_MOST_NUMBER = 2**31 - 1
 
 _NOTHING_MORE = (None,) * 5
 """Of a try that ended: no reason, error, due time, label or peak."""
@@ -36,6 +36,8 @@ class DagFacts(NamedTuple):
     params_json: str
     file: str | None
     structure_digest: str
+    retain_runs: int | None = None
+    retain_days: float | None = None
 
 
 NOT_MAPPED = range(-1, 0)
@@ -99,6 +101,8 @@ def record_dag(connection: Connection, facts: DagFacts, now_us: int) -> int:
         "params": facts.params_json,
         "file": None if facts.file is None else text_for_database(facts.file),
         "structure_digest": facts.structure_digest,
+        "retain_runs": None if facts.retain_runs is None else min(facts.retain_runs, _MOST_NUMBER),
+        "retain_days": facts.retain_days,
         "updated_at": now_us,
     }
     pk = connection.scalar(select(DAG.c.id).where(DAG.c.dag_id == facts.dag_id))
@@ -550,7 +554,7 @@ def store_logs(connection: Connection, rows: Sequence[tuple[int, int, int, int |
                     pk,
                     number,
                     at,
-                    None if level is None else max(-_MOST_LEVEL, min(level, _MOST_LEVEL)),
+                    None if level is None else max(-_MOST_NUMBER, min(level, _MOST_NUMBER)),
                     None if logger is None else text_for_database(logger),
                     # Most are plain, and not worth a call.
                     message if message.isascii() and "\x00" not in message else text_for_database(message),

@@ -152,7 +152,7 @@ def test_debug_shows_the_traceback(project: Path) -> None:
 
 def test_listings(ran: Path) -> None:
     dags = command("dags", cwd=ran).stdout.splitlines()
-    assert dags[0].split() == ["DAG", "RUNS", "LATEST", "AT", "DESCRIPTION"]
+    assert dags[0].split() == ["DAG", "RUNS", "LATEST", "AT", "LAST", "RUNS", "MEDIAN", "DESCRIPTION"]
     assert dags[1].split()[:3] == ["etl", "1", "success"]
     assert command("runs", cwd=ran).stdout.splitlines()[1].split()[:3] == ["etl", "r1", "success"]
     show = command("show", "etl", cwd=ran).stdout
@@ -176,7 +176,10 @@ def test_listings_as_json(ran: Path) -> None:
         return json.loads(done.stdout)
 
     (dag,) = read("dags")
-    assert set(dag) == {"dag_id", "description", "tags", "file", "runs", "latest_run"}
+    assert set(dag) == {
+        "dag_id", "description", "tags", "file", "retain_runs", "retain_days", "runs", "latest_run", "last_runs",
+        "median_duration_s",
+    }  # fmt: skip
     assert (dag["dag_id"], dag["runs"], dag["latest_run"]["state"]) == ("etl", 1, "success")
     (run,) = read("runs")
     assert set(run) == {

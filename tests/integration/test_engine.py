@@ -76,7 +76,7 @@ def test_each_setting_of_a_connection_is_made_to_its_end(db: str) -> None:
             return left[-1]
 
     with closing(sqlite3.connect(db, factory=Watched)) as connection:
-        engine._configure(connection, None)  # type: ignore[arg-type]
+        engine._configure(connection, db)
         assert len(left) > 3
         assert [cursor.fetchall() for cursor in left] == [[]] * len(left)
 

@@ -46,7 +46,7 @@ def test_the_words_of_runs_are_airflows() -> None:
 
 def test_the_end_reasons_are_those_of_the_design() -> None:
     ended = {"error", "timeout", "crashed", "cancelled", "fail_fast", "lost"}
-    assert {reason.value for reason in EndReason} == ended | {"marked", "reused"}
+    assert {reason.value for reason in EndReason} == ended | {"marked", "reused", "pruned"}
 
 
 def test_the_table_has_a_row_for_every_state() -> None:
