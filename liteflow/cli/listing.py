@@ -107,8 +107,8 @@ def dags_command(absolute: bool, db_path: str | None, as_json: bool) -> None:
 
 def _median(durations: _Durations) -> timedelta | None:
     """The median duration of the runs that succeeded."""
-    found = [duration for state, duration in durations if state == "success"]
-    return statistics.median_high(found) if found else None
+    found = [duration.total_seconds() for state, duration in durations if state == "success"]
+    return timedelta(seconds=statistics.median(found)) if found else None
 
 
 def _bars_of(durations: _Durations) -> Styled:

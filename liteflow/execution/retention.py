@@ -32,8 +32,9 @@ BESIDE_RUNS_S = 0.2
 EXECUTORS_EVERY = 100
 """Every so many services one deletes the rows that the others have left."""
 
-FREE_SHARE, FREE_PAGES = 4, 1_024
-"""Space is given back once more than one page in four is free, and 4 MiB of them: the next run needs some of it."""
+FREE_PAGES = 1_024
+"""Space is given back once more than half of the file is free, and 4 MiB of it: the next runs need some. Half as much
+as is in use is left for them."""
 
 logger = logging.getLogger("liteflow")
 
@@ -144,9 +145,10 @@ class Retention:
         if self._keep_pages is None:
             with self._database.read() as connection:
                 space = pruning.space_of(connection)
-            if not space.can_shrink or space.free_pages < max(FREE_PAGES, space.pages // FREE_SHARE):
+            used = space.pages - space.free_pages
+            if not space.can_shrink or space.free_pages < max(FREE_PAGES, used):
                 return False
-            self._keep_pages = space.free_pages // 2
+            self._keep_pages = used // 2
         if pruning.give_back_some(self._database, keep_pages=self._keep_pages):
             return True
         self._keep_pages = None

@@ -55,7 +55,7 @@ VALUE_BYTES_AT_ONCE = 8 * 2**20
 """About how many bytes of XComs one statement deletes: each page of them is put back into the list of free ones."""
 
 PAGES_AT_ONCE = 64
-"""Pages that one statement moves or cuts off."""
+"""Pages that are moved or cut off before the time is looked at."""
 
 _DAY_US = 24 * 3600 * 1_000_000
 _MOST_DAYS = 100 * 365.0
@@ -194,12 +194,14 @@ def delete_some(database: Database, runs: deque[int], *, durable: bool = False, 
         def is_late() -> bool:
             return time.monotonic() >= deadline
 
-        while runs and not is_late():
+        while runs:  # some of it is done however little time there is
             if connection.scalar(select(DAG_RUN.c.state).where(DAG_RUN.c.id == runs[0])) in _OVER:
                 if not _delete_run(connection, runs[0], is_late):
                     break
                 gone += 1
             runs.popleft()
+            if is_late():
+                break
     return gone
 
 
@@ -327,7 +329,8 @@ def give_back_some(database: Database, *, keep_pages: int = 0, durable: bool = F
             more = space_of(connection).free_pages - keep_pages
             if more <= 0:
                 return False
-            # To its end: it has no rows for SQLAlchemy, and each step of it is a page.
-            connection.info[DRIVER].execute(f"PRAGMA incremental_vacuum({min(more, PAGES_AT_ONCE)})").fetchall()
+            # One by one: each page is a step, and the driver takes no second step of what has no columns.
+            for _ in range(min(more, PAGES_AT_ONCE)):
+                connection.info[DRIVER].execute("PRAGMA incremental_vacuum(1)")
             if time.monotonic() >= deadline:
                 return True

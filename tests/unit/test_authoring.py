@@ -1259,6 +1259,16 @@ def test_a_function_whose_name_is_no_id_needs_one() -> None:
         {"max_active_tasks": -1},
         {"max_active_tasks": True},
         {"max_active_tasks": 1.5},
+        {"retain_runs": 0},
+        {"retain_runs": 1.0},
+        {"retain_runs": True},
+        {"retain_runs": "10"},
+        {"retain_days": 0},
+        {"retain_days": -1.5},
+        {"retain_days": True},
+        {"retain_days": float("inf")},
+        {"retain_days": float("nan")},
+        {"retain_days": "30"},
         {"tags": "etl"},
         {"tags": 5},
         {"fail_fast": "no"},
@@ -1285,6 +1295,14 @@ def test_mistyped_option_of_a_dag_names_the_nearest() -> None:
 def test_an_option_of_a_dag_that_is_none_is_as_if_not_given() -> None:
     d = Dag("d", tags=None, params=None, default_args=None, description=None, max_active_tasks=None)  # type: ignore[arg-type]
     assert (d.tags, d.params, d.default_args) == ((), {}, {})
+
+
+def test_how_long_runs_are_kept() -> None:
+    d = Dag("d", retain_runs=1, retain_days=0.5)
+    assert (d.retain_runs, d.retain_days) == (1, 0.5)
+    assert (Dag("d").retain_runs, Dag("d").retain_days) == (None, None)
+    with pytest.raises(InvalidOptionError, match="must be a finite number of days, more than 0"):
+        Dag("d", retain_days=0)
 
 
 def test_tags_are_kept_in_order_without_repeats() -> None:
