@@ -207,7 +207,7 @@ def _print_stats(path: str, found: DatabaseSize) -> None:
         echo("bytes are the lengths of what the rows hold: this SQLite cannot tell the pages of a table", err=True)
     echo()
     print_table(
-        ["DAG", "RUNS", "TASK INSTANCES", "TRIES", "LOG LINES", "LOG BYTES", "XCOMS", "XCOM BYTES"],
+        ["DAG", "RUNS", "INSTANCES", "TRIES", "LOG LINES", "LOG BYTES", "XCOMS", "XCOM BYTES"],
         [
             [
                 one.dag_id,

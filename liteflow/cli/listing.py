@@ -102,6 +102,8 @@ def dags_command(absolute: bool, db_path: str | None, as_json: bool) -> None:
         for dag in found
     ]
     headers = ["DAG", "RUNS", "LATEST", "AT", "LAST RUNS", "MEDIAN", "DESCRIPTION"]
+    if is_terminal() and not any(row[-1] for row in rows):  # the room is worth more there
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
     print_table(headers, rows, empty="no dag has run here yet", state_column=2)
 
 

@@ -27,7 +27,7 @@ from liteflow.scheduling.core import Recorded
 from liteflow.scheduling.reopening import Stood, renewed, to_reopen
 from liteflow.scheduling.skips import DECISION_KEY, skipped_by
 from liteflow.states import EndReason, RunState, TaskInstanceState
-from liteflow.storage import callbacks, pruning, recording, recovery
+from liteflow.storage import callbacks, recording, recovery
 from liteflow.storage.recovery import RecordedInstance, RecordedRun
 from liteflow.storage.tables import to_microseconds
 from liteflow.storage.xcoms import ITEMS, EncodedItems
@@ -127,7 +127,7 @@ class Recoverer:
         if owner is not None and not is_robbed:
             self._end_tries_of(run, owner)
         with self._database.write(durable=True) as connection:
-            if pruning.is_half_deleted(connection, run.pk):
+            if recovery.is_half_deleted(connection, run.pk):
                 raise RunConflictError(
                     f"run {run.run_id!r} of dag {run.dag_id!r} is being deleted, some of it is gone; start a new run",
                     run_id=run.run_id,

@@ -562,8 +562,7 @@ class History:
         """All task instances of a run, upstream before downstream, those of a mapped task by map index."""
         ti = TASK_INSTANCE.c
         with self.read() as connection:
-            # All at once: a strange value would leave a cursor half read, and its error would keep the file locked.
-            rows = connection.execute(select(TASK_INSTANCE).where(ti.run_pk == run_pk).order_by(*_task_order())).all()
+            rows = connection.execute(select(TASK_INSTANCE).where(ti.run_pk == run_pk).order_by(*_task_order()))
             return [_instance_view(row) for row in rows]
 
     def task_instance(self, run: DagRun, task_id: str, map_index: int = -1) -> TaskInstanceInfo:
@@ -603,7 +602,7 @@ class History:
                         row.slot,
                     )
                 )
-                for row in rows
+                for row in rows.all()
             ]
 
     def xcom(self, run: DagRun, task_id: str, key: str, map_index: int, *, raw: bool) -> Any:

@@ -265,11 +265,6 @@ _DELETE_INSTANCES = Prepared(delete(TASK_INSTANCE).where(TASK_INSTANCE.c.id.in_(
 _DELETE_RUN = Prepared(delete(DAG_RUN).where(DAG_RUN.c.id == bindparam("run")), "run")
 
 
-def is_half_deleted(connection: Connection, run_pk: int) -> bool:
-    """Whether the deletion of the run has begun, so that nobody may go on with it."""
-    return connection.scalar(select(DAG_RUN.c.end_reason).where(DAG_RUN.c.id == run_pk)) is EndReason.PRUNED
-
-
 def forget_executors(database: Database, is_alive: Callable[[Owner], bool]) -> int:
     """Delete the rows of executor services that are gone and to which nothing refers; returns how many went.
 

@@ -125,6 +125,11 @@ def _runs(connection: Connection, *conditions: object) -> list[RecordedRun]:
     return found
 
 
+def is_half_deleted(connection: Connection, run_pk: int) -> bool:
+    """Whether the deletion of the run has begun, so that nobody may go on with it."""
+    return connection.scalar(select(DAG_RUN.c.end_reason).where(DAG_RUN.c.id == run_pk)) is EndReason.PRUNED
+
+
 def take_over(connection: Connection, run: RecordedRun, executor_pk: int, now_us: int) -> bool:
     """Make a run this executor's, if it still stands as `run` says; False when somebody else was first."""
     owner_pk = None if run.owner is None else run.owner.pk

@@ -140,7 +140,7 @@ def _by_dag(connection: Connection) -> list[DagSize]:
         .group_by(ti.run_pk)
     )
     for first, statement in ((1, instances), (3, lines), (5, values)):
-        for run_pk, count, total in connection.execute(statement):
+        for run_pk, count, total in connection.execute(statement).all():
             found = sums[owner[run_pk]]
             found[first] += count
             found[first + 1] += total or 0

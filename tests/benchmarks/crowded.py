@@ -13,17 +13,32 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from hashlib import sha256
 
 RUNS, TASKS = 1_000, 1_000
 
+COMMANDS = {
+    "--help": ["--help"],
+    "dags": ["dags"],
+    "runs": ["runs"],
+    "runs-week": ["runs", "--dag", "past", "--state", "success", "--since", "7d"],
+    "runs-failed": ["runs", "--state", "failed", "--state", "interrupted"],
+    "show": ["show", "past/past500"],
+    "logs": ["logs", "past/past500"],
+    "visualize": ["visualize", "past/past500"],
+    "xcom": ["xcom", "past/past500", "t10"],
+    "pools-list": ["pools", "list"],
+}
+"""What is compared with `--help`; each should take less than half a second more."""
+
 
 def fill(path: str) -> None:
-    """Write 1,000 finished runs of 1,000 tasks each, as liteflow records them."""
+    """Write 1,000 finished runs of 1,000 tasks each, as liteflow records them; some with a line and a value."""
     import sqlalchemy as sa
 
     from liteflow.states import RunState, TaskInstanceState
     from liteflow.storage.schema import open_database
-    from liteflow.storage.tables import DAG, DAG_RUN, TASK_INSTANCE
+    from liteflow.storage.tables import DAG, DAG_RUN, LOG_RECORD, TASK_INSTANCE, XCOM
 
     database = open_database(path, create=True)
     now = time.time_ns() // 1000
@@ -46,10 +61,12 @@ def fill(path: str) -> None:
                 **facts,
             }
             run_pk = session.execute(sa.insert(DAG_RUN), run).inserted_primary_key[0]  # type: ignore[index]
+            first = number * TASKS + 1
             session.execute(
                 sa.insert(TASK_INSTANCE),
                 [
                     {
+                        "id": first + task,
                         "run_pk": run_pk,
                         "task_id": f"t{task}",
                         "map_index": -1,
@@ -65,6 +82,11 @@ def fill(path: str) -> None:
                     for task in range(TASKS)
                 ],
             )
+            some = [{"task_instance_pk": first + task} for task in range(0, TASKS, 10)]
+            line = {"try_number": 1, "at": at, "message": "a line of some forty characters, as they are"}
+            session.execute(sa.insert(LOG_RECORD), [{**one, **line} for one in some])
+            value = {"key": "return_value", "encoding": "json", "size_bytes": 1, "value": b"1"}
+            session.execute(sa.insert(XCOM), [{**one, **value, "sha256": sha256(b"1").digest()} for one in some])
     database.close()
 
 
@@ -96,24 +118,16 @@ def _commands(path: str, rounds: int) -> dict[str, float]:
     """How much longer each command takes than `--help`."""
     environment = {**os.environ, "LITEFLOW_DB": path}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # nobody has liteflow compiled for each command
-    asked = {
-        "--help": ["--help"],
-        "dags": ["dags"],
-        "runs": ["runs"],
-        "show": ["show", "past/past500"],
-        "logs": ["logs", "past/past500"],
-        "visualize": ["visualize", "past/past500"],
-    }
-    times: dict[str, list[float]] = {name: [] for name in asked}
+    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(rounds):
-        for name, args in asked.items():
+        for name, args in COMMANDS.items():
             began = time.perf_counter()
             subprocess.run(
                 [sys.executable, "-m", "liteflow", *args], env=environment, stdout=subprocess.DEVNULL, check=True
             )
             times[name].append(time.perf_counter() - began)
     found = {name: statistics.median(some) for name, some in times.items()}
-    return {name: found[name] - found["--help"] for name in asked if name != "--help"}
+    return {name: found[name] - found["--help"] for name in COMMANDS if name != "--help"}
 
 
 if __name__ == "__main__":

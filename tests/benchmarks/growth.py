@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from tests.benchmarks.compare import Figure, seconds
+from tests.benchmarks.crowded import COMMANDS
 
 SIZES = (1_000, 10_000, 100_000)
 LINES = 300_000
@@ -57,7 +58,7 @@ def past(rounds: int, workers: int) -> list[Figure]:
     found = _child("crowded", rounds, workers)
     what = "171-task layered dag beside 1,000,000 task instances, to a new database"
     rows = [Figure("past", what, seconds(found["old"]), seconds(found["new"]), found["old"] / found["new"], 1.1)]
-    for command in ("dags", "runs", "show", "logs", "visualize"):
+    for command in (name for name in COMMANDS if name != "--help"):
         what = f"`{command}` beside 1,000,000 task instances, more than `--help`"
         rows.append(Figure(f"past-{command}", what, "", "", found[command], 0.5, "s"))
     return rows

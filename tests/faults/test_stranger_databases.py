@@ -38,16 +38,21 @@ LOOKS: list[list[str]] = [
     ["db", "current", "--json"],
     ["why", "etl"],
     ["why", "etl/r1", "load", "--json"],
+    ["db", "stats"],
+    ["db", "stats", "--json"],
+    ["prune", "--dry-run", "--keep-runs", "0"],
+    ["prune", "--dry-run", "--older-than", "1d", "--json"],
+    ["runs", "--state", "interrupted", "--state", "failed", "--since", "9w"],
 ]
 
 READERS = {
-    "liteflow_dag": [0, 1, 3],
-    "liteflow_executor": [2, 5, 13],
-    "liteflow_dag_run": [1, 3, 4, 5, 16],
-    "liteflow_task_instance": [4, 5, 7, 11, 12, 16, 17],
+    "liteflow_dag": [0, 1, 3, 18, 19, 20, 21],
+    "liteflow_executor": [2, 5, 13, 22],
+    "liteflow_dag_run": [1, 3, 4, 5, 16, 18, 19, 20, 21, 22],
+    "liteflow_task_instance": [4, 5, 7, 11, 12, 16, 17, 19, 20],
     "liteflow_task_try": [4, 5],
-    "liteflow_xcom": [8, 9, 10],
-    "liteflow_log_record": [6, 7],
+    "liteflow_xcom": [8, 9, 10, 18, 20],
+    "liteflow_log_record": [6, 7, 18, 20],
     "liteflow_pool": [12, 13],
 }
 """The numbers of the commands that read a table."""
