@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from liteflow.cli.common import (
+    ask,
     db_hint,
     db_option,
     echo,
@@ -19,7 +20,6 @@ from liteflow.cli.common import (
     open_history,
     print_json,
     print_table,
-    printable,
 )
 from liteflow.cli.words import bytes_text, parse_span
 
@@ -76,10 +76,7 @@ def prune_command(
         runs = sum(amount.runs for _, _, _, amount in due)
         if not as_json:
             _print(due)
-        if not yes:
-            click.confirm(
-                printable(f"Delete {'this run' if runs == 1 else f'these {runs:,} runs'}?"), abort=True, err=True
-            )
+        ask(f"Delete {'this run' if runs == 1 else f'these {runs:,} runs'}?", yes)
     path = history.database.path
     before = _bytes_of(path)
     deleted = 0 if dry_run else _delete(path, [pk for _, _, pks, _ in due for pk in pks])

@@ -25,11 +25,14 @@ CALLS = {
     "db backup": "db backup copy.db",
     "db check": "db check",
     "db current": "db current",
+    "db stats": "db stats",
+    "db vacuum": "db vacuum",
     "delete": "delete etl --yes",
     "logs": "logs etl",
     "mark": "mark etl load failed",
     "pools delete": "pools delete gpu",
     "pools list": "pools list",
+    "prune": "prune --yes",
     "replay": "replay etl.py etl load",
     "rerun": "rerun etl.py --from etl -q",
     "runs": "runs",
@@ -40,14 +43,14 @@ CALLS = {
     "xcom": "xcom etl load",
 }
 MAKES_A_DATABASE = {"backfill", "db upgrade", "pools set", "run"}
-NO_DATABASE = {"completion", "db downgrade", "db history", "scaffold", "doctor", "plan"}
+NO_DATABASE = {"completion", "db downgrade", "db history", "doctor", "plan", "scaffold"}
 """`db downgrade` asks for a revision that it cannot know, and has tests of its own."""
 
 JSON_LINES = {"watch"}
 """Print an object on each line instead of one document."""
 
 TAKES_A_RUN = sorted(name for name, call in CALLS.items() if " etl" in call)
-ONE_OF_A_DAG = {"runs": "runs etll", "pools delete": "pools delete gpuu"}
+ONE_OF_A_DAG = {"prune": "prune --dag etll", "runs": "runs etll", "pools delete": "pools delete gpuu"}
 """Others that take an id, with one that is nearly there."""
 
 

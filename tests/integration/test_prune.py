@@ -150,8 +150,9 @@ def test_json(past: Database) -> None:
 
 def test_it_asks_first(past: Database) -> None:
     refused = prune(past, "--keep-runs", "1")  # nobody answers
-    assert refused.returncode == 1
-    assert "Delete these 4 runs? [y/N]" in refused.stderr
+    assert refused.returncode == 2
+    assert "Delete these 4 runs?" in refused.stderr
+    assert "--yes" in refused.stderr
     assert len(run_ids(past)) == 6
 
 

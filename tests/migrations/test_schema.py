@@ -64,6 +64,7 @@ def shape(path: str) -> dict[str, Any]:
                 "SELECT type, name, sql FROM sqlite_master WHERE type NOT IN ('table', 'index')"
             ).fetchall(),
             "version": connection.execute(f"SELECT * FROM {schema.VERSION_TABLE}").fetchall(),
+            "auto_vacuum": connection.execute("PRAGMA auto_vacuum").fetchone(),
         }
     finally:
         connection.close()
@@ -88,6 +89,7 @@ def test_a_created_database_is_the_same_as_a_migrated_one(tmp_path: Path) -> Non
     assert shape(created) == shape(migrated)
     assert len(shape(created)["tables"]) > 10
     assert len(shape(created)["indexes"]) > 10
+    assert shape(created)["auto_vacuum"] == (2,), "incremental: space can be given back while others write"
     assert {name for (name,) in shape(created)["autoincrement"]} == {
         "liteflow_callback",
         "liteflow_dag_run",
@@ -181,6 +183,12 @@ def test_an_empty_file_is_created_at_head(db: str) -> None:
     Path(db).touch()
     schema.open_database(db, create=True).close()
     assert checking.check(db) == []
+    assert shape(db)["auto_vacuum"] == (2,)
+
+
+def test_a_backup_can_give_space_back_too(db: str, tmp_path: Path) -> None:
+    schema.open_database(db, create=True).close()
+    assert shape(schema.backup(db, tmp_path / "copy.db"))["auto_vacuum"] == (2,)
 
 
 def test_upgrade_backs_up_what_is_there(db: str) -> None:
