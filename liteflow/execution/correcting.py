@@ -15,7 +15,7 @@ from liteflow.execution.clock import clock_us
 from liteflow.execution.liveness import LEFTOVERS_S, OWNER_DIED, end_leftovers, state_of_owner
 from liteflow.scheduling.leaves import Standing, all_above, all_below, do_teardowns_count, recorded_outcome
 from liteflow.scheduling.reopening import ENDED_EARLY
-from liteflow.states import TERMINAL, EndReason, RunState, TaskInstanceState
+from liteflow.states import TERMINAL, UNFINISHED, EndReason, RunState, TaskInstanceState
 from liteflow.storage import correcting, recording
 from liteflow.storage.correcting import Chosen, SeenRun
 from liteflow.storage.history import check_instances
@@ -30,6 +30,9 @@ _S = TaskInstanceState
 
 TO_CLEAR = frozenset(TERMINAL - {_S.REMOVED})
 """States of task instances that can be opened again: what is not over is open, what was removed has no code."""
+
+BEGUN = frozenset(UNFINISHED - {_S.PENDING})
+"""States of task instances whose trigger rule has been found to hold."""
 
 UNWELL = frozenset({_S.FAILED, _S.UPSTREAM_FAILED})
 """What `failed=True` keeps."""
@@ -77,6 +80,8 @@ def clear_tasks(
             return []
         pks = [one.pk for one in chosen]
         _open_run(connection, run, seen, pks)
+        orphaned = [one.pk for one in chosen if one.state is _S.RUNNING]
+        correcting.end_orphaned_tries(connection, orphaned, OWNER_DIED, clock_us())
         recording.reopen(connection, pks)
     return chosen
 
@@ -172,6 +177,11 @@ def _chosen(
         wanted.update(dict.fromkeys(more - set(named)))
     states = UNWELL if failed else TO_CLEAR
     found = correcting.chosen_instances(connection, run.pk, tasks=wanted, states=states)
+    if not run.state.is_terminal:
+        # What has begun or may begin of an interrupted run has to wait again for what is cleared above it.
+        cleared = {one.task_id for one in found}
+        below = [task_id for task_id, one in known.items() if not cleared.isdisjoint(one.upstream)]
+        found += correcting.chosen_instances(connection, run.pk, tasks=dict.fromkeys(below), states=BEGUN)
     place = {task_id: number for number, task_id in enumerate(known)}
     return sorted(found, key=lambda one: (place[one.task_id], one.map_index))
 

@@ -270,13 +270,14 @@ def _with_mapped(
         unit = prepared.unit_of[prepared.number_of[one.task_id]]
         if unit is not None and one.map_index >= 0:
             of_unit.setdefault(unit, []).append(position)
+    is_open = opened | {position for position, one in enumerate(instances) if not one.state.is_terminal}
     collapsed: dict[int, list[int]] = {}
     for number, expanded in of_unit.items():
-        if not prepared.units[number].sources or (keeps_mapped and opened.isdisjoint(expanded)):
+        if not prepared.units[number].sources or (keeps_mapped and is_open.isdisjoint(expanded)):
             continue
         sources = [prepared.tasks[source].task_id for source in prepared.units[number].sources]
         anew = next((source for source in sources if source in opened_tasks), None)
-        if not opened.issuperset(expanded):
+        if not is_open.issuperset(expanded):
             if anew is not None:
                 raise _is_mapped_in_part(run, instances[expanded[0]].task_id, anew)
             continue

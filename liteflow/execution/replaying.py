@@ -80,6 +80,10 @@ def prepare_replay(
         check_instances(connection, run, task_id, map_index)
         rows = recovery.instances_of(connection, run.pk)
         found = differences(prepared, rows, run.structure_digest)
+        if found.hopeless:
+            raise RunConflictError(
+                f"dag {run.dag_id!r} is not what run {run.run_id!r} began with: {found.hopeless}", run_id=run.run_id
+            )
         one = _instance(run, rows, task_id, map_index)
         active = _active(prepared, run, rows)
         _keep_items(connection, active, one)
@@ -94,7 +98,7 @@ def prepare_replay(
         payload._replace(try_number=number),
         one.state,
         {key: value for (_, key), value in recorded.items() if key != DECISION_KEY},
-        f"{found.hopeless or found}" if found else "",
+        str(found) if found else "",
     )
 
 

@@ -275,7 +275,8 @@ class DagRun:
         what is below and above them, as the run has recorded it. `failed` keeps only those that are failed or
         upstream_failed; without tasks it is all of these in the run. `dry_run` changes nothing.
 
-        Their tries and logs are kept, their XComs go. What is below and was not named keeps its state. A run that was
+        Their tries and logs are kept, their XComs go. What is below and was not named keeps its state, but for what of
+        an interrupted run had begun, which waits again for what is cleared directly above it. A run that was
         over waits from then on, as `queued`, for `dag.resume` or for a service that knows its dag; this value itself
         stays as it was read, see `refresh()`. When the run goes on, the setups and teardowns around what was cleared
         run again too, and what a branch decided holds.

@@ -68,6 +68,16 @@ def test_a_sound_database_has_nothing_to_tell(sound: str) -> None:
     assert check(sound) == []
 
 
+def test_what_was_marked_or_reused_needs_no_try(sound: str) -> None:
+    change(
+        sound,
+        "UPDATE liteflow_task_instance SET state = 'success', end_reason = 'marked', generation = 1 WHERE id = 3;"
+        "UPDATE liteflow_dag_run SET rerun_of = 'gone' WHERE id = 1;"
+        "UPDATE liteflow_task_instance SET state = 'success', end_reason = 'reused', try_number = 0 WHERE id = 2;",
+    )
+    assert check(sound) == []
+
+
 LOAD, EXTRACT = "task instance etl/over load[0] (failed, error)", "task instance etl/over extract (success)"
 GOING = "task instance etl/going extract (running)"
 
@@ -101,6 +111,18 @@ GOING = "task instance etl/going extract (running)"
         (
             "UPDATE liteflow_task_instance SET end_reason = 'bored' WHERE id = 2",
             "task instance etl/over load[0] (failed, bored) ended for a reason that there is not",
+        ),
+        (
+            "UPDATE liteflow_task_instance SET end_reason = 'marked' WHERE id = 2",
+            "task instance etl/over load[0] (failed, marked) was marked by nobody",
+        ),
+        (
+            "UPDATE liteflow_task_instance SET end_reason = 'reused', try_number = 0 WHERE id = 3",
+            "task instance etl/over load[1] (skipped, reused) is reused, and its run began with no other's values",
+        ),
+        (
+            "UPDATE liteflow_task_try SET try_number = 2, generation = -1 WHERE id = 1",
+            f"{EXTRACT} has its latest try twice",
         ),
         (
             "UPDATE liteflow_task_instance SET state = 'queued' WHERE id = 2",

@@ -558,7 +558,7 @@ def test_what_was_mapped_over_fewer_now_comes_back_when_they_are_more_again(db: 
 
 
 @pytest.mark.filterwarnings("ignore::liteflow.DagWarning")
-def test_what_succeeded_in_part_over_a_value_that_is_made_anew_needs_a_new_run(db: str, tmp_path: Path) -> None:
+def test_what_succeeded_in_part_over_a_value_that_is_made_anew_has_to_be_cleared(db: str, tmp_path: Path) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     Path(second).touch()
     with Dag("over", db_path=db) as dag:
@@ -568,5 +568,8 @@ def test_what_succeeded_in_part_over_a_value_that_is_made_anew_needs_a_new_run(d
         below >> take.override(task_id="other")("x")
     assert dag.run(run_id="r", progress=False).state == "failed"
     Path(first).touch()
-    with pytest.raises(RunConflictError, match="'fail_or' is mapped over a value that would be made anew"):
+    with pytest.raises(RunConflictError, match="'fail_or' is mapped over a value that would be made anew") as error:
         dag.resume("r", progress=False)
+    assert "liteflow clear over/r even_or_flag --downstream" in str(error.value)
+    assert dag.runs()[0].clear("even_or_flag", downstream=True) == 5
+    assert dag.resume("r", progress=False).xcom("fail_or") == [1, 2]

@@ -18,7 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from liteflow.authoring.options import TaskOptions
 from liteflow.authoring.trigger_rules import TriggerRule
 from liteflow.scheduling.core import Change, Ended, Recorded, RunCore, TaskSpec, UnitSpec
-from liteflow.scheduling.reopening import Stood, to_reopen
+from liteflow.scheduling.leaves import Standing, do_teardowns_count, recorded_outcome
+from liteflow.scheduling.reopening import Stood, renewed, to_reopen, to_run_again
 from liteflow.states import TRANSITIONS, EndReason, RunState, TaskInstanceState
 from tests.unit.evaluator import (
     GO,
@@ -504,6 +505,97 @@ def test_a_run_that_is_opened_again_and_goes_well_has_nothing_left_that_failed(
     service.go_on(random)
     assert service.core.outcome()[1] is None
     assert not service.numbers(S.FAILED)
+
+
+@settings(max_examples=150)
+@given(dags(past=False), seeds, seeds, st.booleans())
+def test_a_run_with_the_values_of_another_that_goes_well_has_nothing_left_that_failed(
+    dag: Dag, outcomes: int, order: int, is_ended_early: bool
+) -> None:
+    script, random = Script(dag, outcomes), Random(order)
+    service = Service(dag, script)
+    service.run(random, end_early=0.1 if is_ended_early else 0.0)
+    stood = [
+        Stood(*service.instance(index), state, reason, service.core.try_numbers[index] > 0)
+        for index, state, reason in service.ends()
+    ]
+    specs = specs_of(dag)
+    changed = {position for position in range(len(stood)) if random.random() < 0.1}
+    again = to_run_again(specs, stood, changed)
+    while units := [  # what is mapped over a value that is made anew runs as a whole
+        number
+        for number, unit in enumerate(dag.units)
+        if any(stood[position].task in unit.sources for position in again)
+        and any(dag.tasks[one.task].unit == number for position, one in enumerate(stood) if position not in again)
+    ]:
+        changed |= {position for position, one in enumerate(stood) if dag.tasks[one.task].unit in units}
+        again = to_run_again(specs, stood, changed)
+    kept = [one for position, one in enumerate(stood) if position not in again]
+    assert all(one.state in (S.SUCCESS, S.SKIPPED) for one in kept)
+    renews = {task for spec in specs for task in spec.setups} | {n for n, spec in enumerate(specs) if spec.is_teardown}
+    for one in kept:  # whatever it has taken is still so
+        for up in specs[one.task].upstream:
+            for position, other in enumerate(stood):
+                same = dag.tasks[up].unit is None or dag.tasks[up].unit != dag.tasks[one.task].unit
+                if other.task == up and (same or -1 in (one.map_index, other.map_index)):
+                    assert position not in again or up in renews
+    anew = {number for number, unit in enumerate(dag.units)
+            if any(stood[position].task in unit.sources for position in again)}  # fmt: skip
+    service.deciders = {
+        one: skip for one, skip in service.deciders.items() if any((now.task, now.map_index) == one for now in kept)
+    }
+    records = [
+        Recorded(one.task, one.map_index, S.PENDING if position in again else one.state)
+        for position, one in enumerate(stood)
+        if dag.tasks[one.task].unit not in anew or one.map_index < 0
+    ]
+    collapsed = {one.task for one in stood if dag.tasks[one.task].unit in anew and one.map_index >= 0}
+    records += [Recorded(task, -1, S.PENDING) for task in sorted(collapsed)]
+    assume(not stragglers(dag, records))
+    service.script = Script(dag, outcomes, ["S"] * len(dag.tasks))
+    service.go_on_from(records)
+    service.go_on(random)
+    assert service.core.outcome()[1] is None
+    assert not service.numbers(S.FAILED)
+
+
+@given(dags(), seeds, seeds)
+def test_clearing_opens_besides_only_setups_and_teardowns_that_have_run(dag: Dag, outcomes: int, order: int) -> None:
+    service, random = Service(dag, Script(dag, outcomes)), Random(order)
+    service.run(random)
+    stood = [
+        Stood(*service.instance(index), state, reason, service.core.try_numbers[index] > 0)
+        for index, state, reason in service.ends()
+    ]
+    specs = specs_of(dag)
+    cleared = {position for position in range(len(stood)) if random.random() < 0.3}
+    found = renewed(specs, stood, cleared)
+    assert cleared <= found
+    assert renewed(specs, stood, found) == found
+    setups = {task for spec in specs for task in spec.setups}
+    for one in (stood[position] for position in found - cleared):
+        assert one.task in setups or (specs[one.task].is_teardown and one.has_run)
+
+
+@given(dags(), seeds, seeds)
+def test_the_record_alone_tells_how_a_run_ended(dag: Dag, outcomes: int, order: int) -> None:
+    service = Service(dag, Script(dag, outcomes))
+    service.run(Random(order))
+    states: dict[int, set[TaskInstanceState]] = defaultdict(set)
+    for index, state, _ in service.ends():
+        states[service.core.task_of[index]].add(state)
+    record = {
+        f"t{number}": Standing([f"t{up}" for up in task.upstream], task.rule, states[number])
+        for number, task in enumerate(dag.tasks)
+    }
+    outcome, _ = service.core.outcome()
+    kinds = {task.on_failure_fail_dagrun for task in dag.tasks if task.is_teardown}
+    assume(len(kinds) < 2)
+    assert recorded_outcome(record, teardowns_count=kinds == {True}) is outcome
+    if kinds != {True}:
+        assert not do_teardowns_count(record, outcome)
+    elif recorded_outcome(record) is RunState.SUCCESS:
+        assert do_teardowns_count(record, outcome) is (outcome is RunState.FAILED)
 
 
 def stragglers(dag: Dag, records: Sequence[Recorded]) -> bool:
