@@ -53,13 +53,13 @@ def clear_command(
     db_path: str | None,
     as_json: bool,
 ) -> None:
-    """Open task instances of a run again; it is then gone on with by `liteflow run FILE --resume RUN`.
+    """Open task instances of a run again, to be run once more.
 
     They get all of their retries anew and lose their XComs; tries and logs are kept. What is below keeps its state
-    without --downstream. When the run goes on, setups and teardowns around what was cleared run again too, what a
-    branch decided holds, and what is mapped over a value that was cleared as well is expanded anew. A service that
-    knows the dag takes the run up by itself. A run that a process drives is left alone; one that was interrupted is
-    not.
+    without --downstream. Go on with the run by `liteflow run FILE --resume RUN`; a service that knows the dag does so
+    by itself. Setups and teardowns around what was cleared then run again too, what a branch decided holds, and what
+    is mapped over a value that was cleared as well is expanded anew. A run that a process drives is left alone; one
+    that was interrupted can be cleared.
     """
     if not tasks and not failed:
         raise click.UsageError("name a TASK, or say --failed for all that failed")
