@@ -32,7 +32,7 @@ _COMMANDS = {
     "delete": ("liteflow.cli.change", "Delete a run, or a dag with all of its runs."),
     "doctor": ("liteflow.cli.doctor", "Look at the database and what is around it, and say what to do."),
     "logs": ("liteflow.cli.logs", "Print the log of a run or of one of its tasks."),
-    "mark": ("liteflow.cli.clear", "Say that a task, or one of its instances, is success, failed or skipped."),
+    "mark": ("liteflow.cli.clear", "Say that a task is success, failed or skipped."),
     "plan": ("liteflow.cli.plan", "Say what a run of a dag would do, without running it."),
     "pools": ("liteflow.cli.pools", "List and change the pools, slots that tasks share."),
     "prune": (
