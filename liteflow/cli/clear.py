@@ -110,10 +110,11 @@ def clear_command(
 def mark_command(run: str, task: str, state: str, db_path: str | None, as_json: bool) -> None:
     """Say that a task is success, failed or skipped.
 
-    Or one instance of a mapped task, as in 'load[17]'. Nothing runs. Tries, logs and XComs are kept; of a task that handed on nothing the value is None. What is below
-    keeps its state: have it run with `liteflow clear RUN TASK --downstream --failed` and --resume. The state of a run
-    that is over follows, by its leaves. What is marked success or skipped is not run when the run goes on; what is
-    marked failed is tried again by --resume, as anything that failed.
+    Or one instance of a mapped task, as in 'load[17]'. Nothing runs. Tries, logs and XComs are kept; of a task that
+    handed on nothing the value is None. What is below keeps its state: have it run with `liteflow clear RUN TASK
+    --downstream --failed` and --resume. The state of a run that is over follows, by its leaves. What is marked success
+    or skipped is not run when the run goes on; what is marked failed is tried again by --resume, as anything that
+    failed.
     """
     from liteflow.execution.correcting import mark_task
     from liteflow.states import RunState, TaskInstanceState
