@@ -39,6 +39,18 @@ def open_history(db_path: str | None) -> History:
     return open_history(db_path)
 
 
+@contextmanager
+def reading_on(db_path: str | None) -> Iterator[History]:
+    """The same for a command that reads again and again: its connection stays open until the end."""
+    from liteflow.storage.history import open_history
+
+    history = open_history(db_path, pooled=True)
+    try:
+        yield history
+    finally:
+        history.database.close()
+
+
 def echo(line: str = "", *, err: bool = False) -> None:
     """One line on stdout, or stderr: the way on which all text of the commands leaves, except for rich's tables."""
     click.echo(printable(line), err=err)

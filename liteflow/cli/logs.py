@@ -17,8 +17,8 @@ from liteflow.cli.common import (
     examples,
     iso,
     json_text,
-    open_history,
     printable,
+    reading_on,
     resume_command,
     styled,
     task_and_index,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
-TASK_COLOURS = ("cyan", "magenta", "blue", "green", "bright_cyan", "bright_magenta", "bright_blue", "bright_green")
-"""A task has one of them, by its id; those of levels are not among them."""
+TASK_COLOURS = ("cyan", "magenta", "green", "bright_blue", "bright_magenta")
+"""A task has one of them, by its id. All can be read on dark and on light, and none is that of a level."""
 
 Writer = Callable[["Iterable[list[LogEntry]]"], int]
 """Prints lines that come in parts; returns how many there were."""
@@ -104,17 +104,17 @@ def logs_command(
         raise click.UsageError("-i goes with --grep P")
     from liteflow.storage.logs import LogReader
 
-    found = open_history(db_path).find_run(run)
-    task_id, map_index = (None, None) if task is None else task_and_index(task)
-    reader = LogReader(
-        found,
-        task_id,
-        map_index,
-        try_number=try_number,
-        least_level=logging.getLevelNamesMapping()[level] if level else None,
-        keep=_keeper(pattern, ignore_case),
-    )
-    with until_reader_leaves():
+    with reading_on(db_path) as history, until_reader_leaves():
+        found = history.find_run(run)
+        task_id, map_index = (None, None) if task is None else task_and_index(task)
+        reader = LogReader(
+            found,
+            task_id,
+            map_index,
+            try_number=try_number,
+            least_level=logging.getLevelNamesMapping()[level] if level else None,
+            keep=_keeper(pattern, ignore_case),
+        )
         if follow:
             _follow(found, reader, tail, _write_json_lines if as_json else _text_writer(raw))
             return

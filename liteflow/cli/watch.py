@@ -24,8 +24,8 @@ from liteflow.cli.common import (
     is_terminal,
     iso,
     json_text,
-    open_history,
     printable,
+    reading_on,
     resume_command,
     run_document,
     styled,
@@ -53,8 +53,11 @@ FRAME_S = 0.25
 REDRAW_S = 1.0
 """How long it stays at the most: the times in it go on."""
 
-MOST_SHARE = 0.04
+MOST_SHARE = 0.025
 """How much of its time it reads: a run of 100,000 task instances takes some 50 ms each time."""
+
+LONGEST_PAUSE_S = 3.0
+"""How long what has changed waits to be read at the most: the first time takes longer than all others."""
 
 MOST_AT_FIRST = 20
 """So many of those that are running or have failed have a line each when somebody begins to watch."""
@@ -84,23 +87,24 @@ def watch_command(run: str, db_path: str | None, as_json: bool) -> None:
     from liteflow.execution.following import follow
     from liteflow.execution.watching import Watch
 
-    found = open_history(db_path).find_run(run)
-    name = f"{found.dag_id}/{found.run_id}"
     is_live = is_terminal() and not as_json and os.environ.get("TERM") != "dumb"
-    watch = Watch(found)
-    try:
-        with until_reader_leaves(), _ending_in_good_order(), _shown(watch, as_json, is_live) as view:
-            for look in follow(found, most_s=REDRAW_S if is_live else None):
-                view.take(look)
-    except KeyboardInterrupt:
-        echo(f"stopped watching; {name} goes on", err=True)
-        sys.exit(130)
-    if watch.is_interrupted:
-        echo(f"{name} was interrupted: nothing drives it. Go on with: {resume_command(watch.run)}", err=True)
-        sys.exit(4)
-    if watch.run.state == "failed":
-        echo(f"more: liteflow show {name}{db_hint(watch.run.history.database.path)}", err=True)
-    sys.exit(EXIT_CODES[watch.run.state])
+    with reading_on(db_path) as history:
+        found = history.find_run(run)
+        name = f"{found.dag_id}/{found.run_id}"
+        watch = Watch(found)
+        try:
+            with until_reader_leaves(), _ending_in_good_order(), _shown(watch, as_json, is_live) as view:
+                for look in follow(found, most_s=REDRAW_S if is_live else None):
+                    view.take(look)
+        except KeyboardInterrupt:
+            echo(f"stopped watching; {name} goes on", err=True)
+            sys.exit(130)
+        if watch.is_interrupted:
+            echo(f"{name} was interrupted: nothing drives it. Go on with: {resume_command(watch.run)}", err=True)
+            sys.exit(4)
+        if watch.run.state == "failed":
+            echo(f"more: liteflow show {name}{db_hint(history.database.path)}", err=True)
+        sys.exit(EXIT_CODES[watch.run.state])
 
 
 class View(Protocol):
@@ -161,7 +165,8 @@ class Looking:
             return None
         began, worked = time.monotonic(), time.process_time()
         moved = self.watch.look(look.run)
-        self._next = began + max(FRAME_S, (time.process_time() - worked) / MOST_SHARE)
+        rest = (time.process_time() - worked) / MOST_SHARE
+        self._next = began + min(max(FRAME_S, rest), LONGEST_PAUSE_S)
         self._is_stale = False
         return moved
 
@@ -179,6 +184,7 @@ class LiveView:
 
         self._watch = watch
         self._looking = Looking(watch)
+        self._drawn_at = 0.0
         self._console = console
         self._live = Live(
             console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
@@ -191,8 +197,10 @@ class LiveView:
             yield
 
     def take(self, look: Look) -> None:
-        self._looking.read(look)
-        self._live.update(self._drawn(self._console.height), refresh=True)
+        is_new = self._looking.read(look) is not None
+        if is_new or time.monotonic() >= self._drawn_at + REDRAW_S:
+            self._live.update(self._drawn(self._console.height), refresh=True)
+            self._drawn_at = time.monotonic()
         if not look.is_last:
             time.sleep(FRAME_S)
 

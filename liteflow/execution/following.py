@@ -40,23 +40,21 @@ def follow(run: DagRun, *, pause: Pause | None = None, most_s: float | None = No
     """A look at once, another whenever the database has changed, and a last one when nothing more will come.
 
     `most_s`: a look also after that many seconds without a change. A run that is queued is waited for. Raises
-    StorageError when the file was removed or replaced, NotFoundError when the run was deleted.
+    StorageError when the file was removed or replaced, NotFoundError when the run was deleted. The caller closes the
+    database.
     """
     pause = pause or wait_for_reader
     database = run.history.database
     database.remember_file()
-    try:
-        before = None
-        while True:
-            version = database.data_version()  # before it reads: what comes meanwhile is seen the next time
-            look = _look(run, version != before)
-            yield look
-            if look.is_last:
-                return
-            run, before = look.run, version
-            _wait(run, version, pause, most_s)
-    finally:
-        database.close()
+    before = None
+    while True:
+        version = database.data_version()  # before it reads: what comes meanwhile is seen the next time
+        look = _look(run, version != before)
+        yield look
+        if look.is_last:
+            return
+        run, before = look.run, version
+        _wait(run, version, pause, most_s)
 
 
 def _look(run: DagRun, has_changed: bool) -> Look:

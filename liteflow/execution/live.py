@@ -74,7 +74,7 @@ def _head(watch: Watch, now: datetime, width: int) -> list[Text]:
     state = "interrupted" if watch.is_interrupted else str(run.state)
     reason = f" ({run.end_reason})" if run.end_reason else ""
     words = Text.assemble(
-        (_cell(f"{run.dag_id}/{run.run_id}", max(width - 40, 20)), "bold"),
+        (_cut(f"{run.dag_id}/{run.run_id}", max(width - 40, 20)), "bold"),
         "  ",
         (state + reason, STATE_STYLES.get(state, "")),
         f"  {_elapsed(run, now)}",

@@ -787,10 +787,13 @@ def _instance_view(row: Row[Any]) -> TaskInstanceInfo:
     )
 
 
-def open_history(db_path: str | os.PathLike[str] | None = None) -> History:
-    """The history in a database that exists. Raises StorageError in its three kinds when it cannot be used."""
+def open_history(db_path: str | os.PathLike[str] | None = None, *, pooled: bool = False) -> History:
+    """The history in a database that exists. Raises StorageError in its three kinds when it cannot be used.
+
+    `pooled`: for many scopes, one after the other; the caller closes its database.
+    """
     with refusing_strange_values(os.fspath(db_path or default_db_path())):  # SQLite quotes a broken schema as it is
-        return History(open_database(db_path, pooled=False))
+        return History(open_database(db_path, pooled=pooled))
 
 
 @contextmanager

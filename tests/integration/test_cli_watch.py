@@ -387,7 +387,7 @@ def test_ctrl_c_ends_it_with_130_and_says_that_the_run_goes_on(
 def test_it_is_read_again_only_when_something_was_committed_and_never_for_more_than_its_share(
     run: DagRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = [0.0]
+    clock, cost = [0.0], 0.05
     looks: list[float] = []
     monkeypatch.setattr(watching_command.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(watching_command.time, "process_time", lambda: clock[0])
@@ -395,16 +395,21 @@ def test_it_is_read_again_only_when_something_was_committed_and_never_for_more_t
     class Slow(Watch):
         def look(self, run: DagRun) -> list[watching.Moved]:
             looks.append(clock[0])
-            clock[0] += 0.1
+            clock[0] += cost
             return []
 
     looking = watching_command.Looking(Slow(run))
     while clock[0] < 20:
         looking.read(following.Look(run, False, has_changed=clock[0] < 10))
         clock[0] += 0.25
-    assert 4 <= len(looks) <= 6, looks
-    assert looks[1] - looks[0] >= 0.1 / watching_command.MOST_SHARE
+    assert 5 <= len(looks) <= 7, looks
+    assert looks[1] - looks[0] >= cost / watching_command.MOST_SHARE
     assert looks[-1] < 14, "nothing has changed after 10 s"
+    cost, before = 5.0, len(looks)
+    looking.read(following.Look(run, False, has_changed=True))
+    clock[0] += watching_command.LONGEST_PAUSE_S
+    looking.read(following.Look(run, False, has_changed=True))
+    assert len(looks) == before + 2, "one that takes long does not hold up the next one for ever"
     looking.read(following.Look(run, True, has_changed=False))
     assert looks[-1] >= 20, "the last look is never left out"
 
