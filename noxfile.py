@@ -65,6 +65,17 @@ def _at_full_size(session: nox.Session, directory: str) -> None:
 
 
 @nox.session(python="3.11")
+def browser(session: nox.Session) -> None:
+    """The page of a run in headless Chromium, which must be here (Debian: apt-get install chromium). Keeps pictures."""
+    session.install("-e", ".[dev]")
+    shots = Path(session.create_tmp()).absolute() / "screenshots"
+    shutil.rmtree(shots, ignore_errors=True)
+    env = {"LITEFLOW_NEEDS_BROWSER": "1", "LITEFLOW_SCREENSHOTS": str(shots)}
+    session.run("python", "-m", "pytest", "tests/browser", *session.posargs, env=env)
+    session.log(f"screenshots are in {shots}")
+
+
+@nox.session(python="3.11")
 def bench(session: nox.Session) -> None:
     """Speed, memory and disk against a bare loop over a process pool; see tests/benchmarks/README.md. Some minutes."""
     session.install(".", "numpy>=1.26")
