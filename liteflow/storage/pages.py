@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, bindparam, case, func, select, type_coerce
+from sqlalchemy import BigInteger, Connection, LargeBinary, bindparam, case, cast, func, select, type_coerce
 from sqlalchemy.types import NullType
 
 from liteflow.states import BY_URGENCY, EndReason, TaskInstanceState
@@ -43,7 +43,7 @@ LOG_LINES = 200
 LOG_CHARACTERS = 65_536
 ALL_LOG_CHARACTERS = 5_000_000
 SHORT = 300
-"""Characters of an id, a key, a label or a name."""
+"""Characters of a key, a label or a name."""
 
 
 class PageTry(NamedTuple):
@@ -155,7 +155,7 @@ def _listed(run_pk: int) -> Any:
     return (
         select(
             ti.id,
-            _short(ti.task_id),
+            ti.task_id,
             ti.map_index,
             _short(ti.rendered_map_index),
             ti.state,
@@ -169,7 +169,7 @@ def _listed(run_pk: int) -> Any:
             ti.slot,
             _micros(ti.started_at),
             _micros(ti.ended_at),
-            func.substr(ti.error, 1, ERROR_CHARACTERS),
+            _beginning(ti.error, ERROR_CHARACTERS),
         )
         .join(ranked, ranked.c.id == ti.id)
         .where(ranked.c.rank <= MOST_INSTANCES_OF_A_TASK)
@@ -184,7 +184,15 @@ def _micros(column: Any) -> Any:
 
 
 def _short(column: Any) -> Any:
-    return func.substr(column, 1, SHORT)
+    return _beginning(column, SHORT)
+
+
+def _beginning(column: Any, most: int) -> Any:
+    """The text of a column, cut to `most` characters if it has more bytes than that.
+
+    For SQLite's functions a text ends at its first NUL: what is short enough is taken as it is.
+    """
+    return case((func.length(cast(column, LargeBinary)) <= most, column), else_=func.substr(column, 1, most))
 
 
 def _tries_of(connection: Connection, row: _Row, room: _Room) -> tuple[list[PageTry], bool]:
@@ -252,7 +260,7 @@ _TRIES = Prepared(
         TASK_TRY.c.slot,
         _micros(TASK_TRY.c.started_at),
         _micros(TASK_TRY.c.ended_at),
-        func.substr(TASK_TRY.c.error, 1, ERROR_CHARACTERS),
+        _beginning(TASK_TRY.c.error, ERROR_CHARACTERS),
     )
     .where(TASK_TRY.c.task_instance_pk == _PK)
     .order_by(TASK_TRY.c.try_number.desc())
@@ -279,7 +287,7 @@ _LOG = Prepared(
         _micros(LOG_RECORD.c.at),
         LOG_RECORD.c.level,
         _short(LOG_RECORD.c.logger),
-        func.substr(LOG_RECORD.c.message, 1, LOG_CHARACTERS - 1),
+        _beginning(LOG_RECORD.c.message, LOG_CHARACTERS - 1),
     )
     .where(LOG_RECORD.c.task_instance_pk == _PK)
     .order_by(LOG_RECORD.c.id.desc())

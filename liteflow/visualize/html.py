@@ -191,9 +191,7 @@ def page_document(page: Page) -> dict[str, Any]:
         notes.append(
             f"The page shows {len(kept):,} of {len(picture.nodes):,} tasks: those that went wrong, then the first ones."
         )
-    # Ids in rows of instances are cut when they are read.
-    shorts = {node.task_id[:SHORT]: node.task_id for node in kept}
-    instances = [(place_of[shorts[one.task_id]], one) for one in page.instances if one.task_id in shorts]
+    instances = [(place_of[one.task_id], one) for one in page.instances if one.task_id in place_of]
     of_task: dict[int, PageInstance] = {}
     for place, one in instances:
         of_task.setdefault(place, one)

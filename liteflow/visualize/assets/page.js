@@ -34,7 +34,9 @@
   function tookText(ms) {
     if (ms === null || ms === undefined || Number.isNaN(ms)) return "";
     const seconds = Math.max(0, ms) / 1000;
-    if (seconds < 1) return `${seconds.toFixed(seconds < 0.01 ? 3 : 2)} s`;
+    if (seconds < 0.001) return seconds ? "<1 ms" : "0 s";
+    if (seconds < 0.01) return `${(1000 * seconds).toFixed(0)} ms`;
+    if (seconds < 1) return `${seconds.toFixed(2)} s`;
     if (seconds < 60) return `${seconds.toFixed(1)} s`;
     const whole = Math.round(seconds);
     const two = (part) => String(part).padStart(2, "0");
@@ -458,7 +460,8 @@
   }
   function words(task) {
     if (!isRun) return task.note;
-    return task.mapped ? countsText(task.counts) : [task.state, task.note].filter(Boolean).join("  ");
+    if (task.mapped) return countsText(task.counts);
+    return [task.state, tookText(lengthOf(latestOf(task.instances[0] || { tries: [] }))) || task.note].filter(Boolean).join("  ");
   }
   const label = (first, second) => [shortened(first, 34), second ? shortened(second, 44) : ""].filter(Boolean).join("\n");
 
@@ -544,8 +547,10 @@
    */
   function arrange({ nodes, edges, direction, ranker, quick }) {
     /* global dagre */
+    // Around a box it leaves half of both distances: room for its padding inside, and for its name outside.
+    const gaps = nodes.some((node) => !node.width) ? { nodesep: 26, edgesep: 34, ranksep: 60 } : { nodesep: 16, edgesep: 10, ranksep: 54 };
     const graph = new dagre.graphlib.Graph({ compound: true });
-    graph.setGraph({ rankdir: direction === "TD" ? "TB" : "LR", nodesep: 16, ranksep: 54, edgesep: 10, ranker });
+    graph.setGraph({ rankdir: direction === "TD" ? "TB" : "LR", ranker, ...gaps });
     graph.setDefaultEdgeLabel(() => ({}));
     nodes.forEach((node) => graph.setNode(node.id, { width: node.width || 10, height: node.height || 10 }));
     nodes.forEach((node) => node.parent && graph.setParent(node.id, node.parent));
@@ -650,8 +655,8 @@
     });
     if (tasks.length > LARGE) styles.push({ selector: "node[width]", style: { "border-width": 3 } }); // seen from afar
     styles.push({ selector: "node:selected", style: { "border-width": 4, "border-color": accent } });
-    styles.push({ selector: ".near", style: { width: 2.4, "line-color": accent, "target-arrow-color": accent } });
     styles.push({ selector: ".faded", style: { opacity: 0.16 } });
+    styles.push({ selector: ".near", style: { width: 2.4, "line-color": accent, "target-arrow-color": accent, opacity: 1 } });
     return styles;
   }
   function restyle() {
@@ -937,11 +942,11 @@
     }
     if (time.left_out) path.append(el("p", { class: "dim" }, `${plural(time.left_out, "bar")} left out: those of the critical path, failures and the longest are shown.`));
     const layOut = () => {
-      const width = Math.max(300, view.clientWidth - grid.firstChild.getBoundingClientRect().width - 14) * zoom;
+      const width = Math.max(300, view.clientWidth - grid.firstChild.getBoundingClientRect().width - 30) * zoom;
       axis.style.width = `${width}px`;
       const step = niceStep((length / width) * 110);
       axis.replaceChildren(...[...Array(Math.floor(length / step) + 1).keys()].map((nth) => {
-        const tick = el("span", { class: "tick", title: utc(time.start + nth * step) }, nth ? tookText(nth * step).replace(/^0\.?0* s$/, "0") : "0");
+        const tick = el("span", { class: "tick", title: utc(time.start + nth * step) }, tookText(nth * step));
         tick.style.left = `${(100 * nth * step) / length}%`;
         return tick;
       }));
