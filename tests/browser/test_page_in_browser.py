@@ -206,6 +206,16 @@ def test_the_page_draws_the_graph_and_the_timeline_and_asks_for_nothing(tab: Tab
         ".filter(at => at.width >= 3 && at.height > 10).length"
     )
     assert bars == 9  # extract, two tries of flaky, two checks, three of work, total
+    widths = "[...document.querySelectorAll('.axis, .lane')].map(one => one.getBoundingClientRect().width)"
+    assert len(set(tab.run(widths))) == 1  # ticks and bars have one scale
+    scrolled = (
+        "document.getElementById('timeline-view').scrollWidth <= document.getElementById('timeline-view').clientWidth"
+    )
+    assert tab.run(scrolled)
+    click_button(tab, "#tools button", "+")
+    assert not tab.run(scrolled)
+    click_button(tab, "#tools button", "Fit")
+    assert tab.run(scrolled)
     assert "Critical path" in text_of(tab, "#timeline-view")
     assert tab.run("document.querySelectorAll('.bar.critical').length") >= 2
     tab.screenshot(shots / "small-timeline-light.png")

@@ -943,7 +943,7 @@
     if (time.left_out) path.append(el("p", { class: "dim" }, `${plural(time.left_out, "bar")} left out: those of the critical path, failures and the longest are shown.`));
     const layOut = () => {
       const width = Math.max(300, view.clientWidth - grid.firstChild.getBoundingClientRect().width - 30) * zoom;
-      axis.style.width = `${width}px`;
+      grid.style.gridTemplateColumns = `max-content ${width}px`;
       const step = niceStep((length / width) * 110);
       axis.replaceChildren(...[...Array(Math.floor(length / step) + 1).keys()].map((nth) => {
         const tick = el("span", { class: "tick", title: utc(time.start + nth * step) }, tookText(nth * step));
