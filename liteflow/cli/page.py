@@ -52,12 +52,16 @@ def run_page(run: DagRun, *, direction: str) -> str:
 
 def dag_page(dag: Dag, *, direction: str) -> str:
     """A dag from its code, as one HTML file that needs nothing else. `direction`: LR or TD."""
+    from liteflow.errors import XComEncodeError
     from liteflow.storage.xcoms import encode, preview
     from liteflow.visualize.html import Page, html_page
     from liteflow.visualize.picture import dag_picture
 
     def text_of(value: object) -> str:
-        return preview(*encode(value), length=PARAM_CHARACTERS)
+        try:
+            return preview(*encode(value), length=PARAM_CHARACTERS)
+        except XComEncodeError:
+            return f"<{type(value).__name__}>"
 
     return html_page(
         Page(
@@ -65,7 +69,7 @@ def dag_page(dag: Dag, *, direction: str) -> str:
             direction=direction,
             description=dag.description,
             tags=dag.tags,
-            file=dag.place.file if dag.place is not None else None,
+            file=dag.place.file,
             params=[(name, text_of(value)) for name, value in dag.params.items()],
             made_us=time.time_ns() // 1000,
             rules={task.task_id: str(task.trigger_rule.value) for task in dag.tasks},

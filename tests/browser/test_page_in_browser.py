@@ -208,14 +208,12 @@ def test_the_page_draws_the_graph_and_the_timeline_and_asks_for_nothing(tab: Tab
     assert bars == 9  # extract, two tries of flaky, two checks, three of work, total
     widths = "[...document.querySelectorAll('.axis, .lane')].map(one => one.getBoundingClientRect().width)"
     assert len(set(tab.run(widths))) == 1  # ticks and bars have one scale
-    scrolled = (
-        "document.getElementById('timeline-view').scrollWidth <= document.getElementById('timeline-view').clientWidth"
-    )
-    assert tab.run(scrolled)
+    fits = "(view => view.scrollWidth <= view.clientWidth)(document.getElementById('timeline-view'))"
+    assert tab.run(fits)
     click_button(tab, "#tools button", "+")
-    assert not tab.run(scrolled)
+    assert not tab.run(fits)
     click_button(tab, "#tools button", "Fit")
-    assert tab.run(scrolled)
+    assert tab.run(fits)
     assert "Critical path" in text_of(tab, "#timeline-view")
     assert tab.run("document.querySelectorAll('.bar.critical').length") >= 2
     tab.screenshot(shots / "small-timeline-light.png")

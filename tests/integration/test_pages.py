@@ -246,9 +246,10 @@ def test_a_dag_has_a_page_without_a_database(db: str) -> None:
     def a(x: object) -> int:
         return 1
 
-    with Dag("etl", db_path=db, params={"when": object}) as dag:
+    with Dag("etl", db_path=db, params={"when": object, "how": lambda: 1}) as dag:
         a(dag.param("when"))
     text = dag_page(dag, direction="TD")
     assert '"run":""' in text
     assert '"rule":"all_success"' in text
-    assert "object" in text
+    assert '"params":[["when","\\u003cpickle' in text
+    assert '["how","\\u003cfunction\\u003e"]' in text

@@ -633,13 +633,13 @@
   function graphStyle() {
     const dark = isDark();
     const read = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-    const [ink, dim, line, ground, raised, accent] = ["--ink", "--dim", "--line", "--ground", "--raised", "--accent"].map(read);
+    const [ink, dim, ground, raised, accent] = ["--ink", "--dim", "--ground", "--raised", "--accent"].map(read);
     const base = {
       "font-family": FONT, "font-size": 12, "min-zoomed-font-size": 6, "text-wrap": "wrap", "text-max-width": 600,
       "line-height": 1.25, label: "data(label)",
     };
     const styles = [
-      { selector: "node", style: { ...base, shape: "round-rectangle", "text-valign": "center", "text-halign": "center", "border-width": 1.2, "background-color": raised, "border-color": line, color: ink, "overlay-opacity": 0 } },
+      { selector: "node", style: { ...base, shape: "round-rectangle", "text-valign": "center", "text-halign": "center", "border-width": 1.2, "background-color": raised, "border-color": dark ? "#6b6b76" : "#a8a8b1", color: ink, "overlay-opacity": 0 } },
       { selector: "node[width]", style: { width: "data(width)", height: "data(height)" } },
       { selector: ":parent", style: { "text-valign": "top", "text-halign": "center", "text-margin-y": -3, padding: 14, "background-color": raised, "background-opacity": dark ? 0.55 : 0.7, "border-color": dim, "border-opacity": 0.55, color: dim } },
       { selector: "node[kind = 'group']", style: { "border-width": 4, "border-style": "double" } },
