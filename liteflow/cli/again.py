@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import (
     db_option,
     echo,
@@ -35,8 +36,15 @@ if TYPE_CHECKING:
     "liteflow rerun flows.py:etl --from etl --param day=2026-01-03",
 )
 @click.command("rerun")
-@click.argument("file", metavar="FILE[:DAG_ID]")
-@click.option("--from", "from_run", metavar="RUN", required=True, help="The run to repeat; `latest` for the newest.")
+@click.argument("file", metavar="FILE[:DAG_ID]", shell_complete=completing.files)
+@click.option(
+    "--from",
+    "from_run",
+    metavar="RUN",
+    required=True,
+    help="The run to repeat; `latest` for the newest.",
+    shell_complete=completing.runs_to_resume,
+)
 @click.option("--only-failed", is_flag=True, help="Begin with what succeeded there, and run the rest.")
 @click.option("--param", "params", multiple=True, metavar="K=V", help="Another value than that run had.")
 @click.option("--run-id", metavar="ID", help="Makes it idempotent: a run of this id that is over is not run again.")
@@ -81,9 +89,9 @@ def rerun_command(
     "liteflow replay etl.py nightly-2026-01-02 'load[17]' --pdb",
 )
 @click.command("replay")
-@click.argument("file", metavar="FILE[:DAG_ID]")
-@click.argument("run", metavar="RUN")
-@click.argument("task", metavar="TASK")
+@click.argument("file", metavar="FILE[:DAG_ID]", shell_complete=completing.files)
+@click.argument("run", metavar="RUN", shell_complete=completing.runs)
+@click.argument("task", metavar="TASK", shell_complete=completing.tasks)
 @click.option("--pdb", "debug", is_flag=True, help="Drop into the debugger where the task raises.")
 @click.option("--try", "try_number", type=click.IntRange(min=1), metavar="N", help="Which try it is told to be.")
 @db_option
@@ -174,7 +182,7 @@ def _shown(encoding: str, data: bytes) -> str:
     "liteflow backfill etl.py --from 2026-01-01T00:00 --to 2026-01-01T18:00 --step 6h --rerun-failed",
 )
 @click.command("backfill")
-@click.argument("file", metavar="FILE[:DAG_ID]")
+@click.argument("file", metavar="FILE[:DAG_ID]", shell_complete=completing.files)
 @click.option("--from", "first", metavar="DATE", required=True, help="The first date, ISO 8601; UTC unless it says.")
 @click.option("--to", "last", metavar="DATE", required=True, help="The last date; it is one of them.")
 @click.option("--step", default="1d", show_default=True, help="From one date to the next: 30m, 6h, 1d, 1w.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import (
     db_hint,
     db_option,
@@ -35,8 +36,8 @@ MOST_INSTANCES = 5
     "liteflow clear etl 'load[17]' 'load[18]'",
 )
 @click.command("clear")
-@click.argument("run", metavar="RUN")
-@click.argument("tasks", metavar="[TASK]...", nargs=-1)
+@click.argument("run", metavar="RUN", shell_complete=completing.runs)
+@click.argument("tasks", metavar="[TASK]...", nargs=-1, shell_complete=completing.tasks)
 @click.option("--downstream", "-d", is_flag=True, help="Also what is below these tasks, as the run has recorded it.")
 @click.option("--upstream", "-u", is_flag=True, help="Also what is above them.")
 @click.option("--failed", is_flag=True, help="Only what is failed or upstream_failed; without a TASK all of that.")
@@ -102,8 +103,8 @@ def clear_command(
 
 @examples("liteflow mark etl load success", "liteflow mark etl/nightly-2026-01-02 'load[17]' skipped")
 @click.command("mark")
-@click.argument("run", metavar="RUN")
-@click.argument("task", metavar="TASK")
+@click.argument("run", metavar="RUN", shell_complete=completing.runs)
+@click.argument("task", metavar="TASK", shell_complete=completing.tasks)
 @click.argument("state", metavar="STATE", type=click.Choice(["success", "failed", "skipped"]))
 @db_option
 @json_option

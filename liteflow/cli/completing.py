@@ -40,6 +40,11 @@ def runs(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     return _items(completion.runs(_db_path(ctx), incomplete))
 
 
+def runs_or_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> Items:
+    """What may stand for RUN, or the file of a dag."""
+    return [*runs(ctx, param, incomplete), *files(ctx, param, incomplete)]
+
+
 def runs_to_resume(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     """The same, and `latest`."""
     from liteflow.storage import completion

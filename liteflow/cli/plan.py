@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import (
     db_option,
     echo,
@@ -36,10 +37,15 @@ MOST_UPSTREAM = 3
     "liteflow plan my_workflow.py --resume latest",
 )
 @click.command("plan")
-@click.argument("file", metavar="FILE[:DAG_ID]")
+@click.argument("file", metavar="FILE[:DAG_ID]", shell_complete=completing.files)
 @click.option("--param", "params", multiple=True, metavar="K=V", help="A param of the run; V as JSON or as text.")
 @click.option("--logical-date", metavar="T", help="The date that the run is for, ISO 8601; UTC unless it says.")
-@click.option("--resume", metavar="RUN", help="What going on with this run would do; `latest` for the newest.")
+@click.option(
+    "--resume",
+    metavar="RUN",
+    help="What going on with this run would do; `latest` for the newest.",
+    shell_complete=completing.runs_to_resume,
+)
 @db_option
 @json_option
 def plan_command(

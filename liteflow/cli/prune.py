@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import (
     ask,
     db_hint,
@@ -43,7 +44,13 @@ def _span(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tim
     "liteflow prune --older-than 30d --db etl.db",
 )
 @click.command("prune")
-@click.option("--dag", "dag_id", metavar="DAG_ID", help="Only runs of this dag; default: of all.")
+@click.option(
+    "--dag",
+    "dag_id",
+    metavar="DAG_ID",
+    help="Only runs of this dag; default: of all.",
+    shell_complete=completing.dag_ids,
+)
 @click.option("--keep-runs", type=click.IntRange(min=0, max=2**31 - 1), help="Keep the newest so many of each dag.")
 @click.option("--older-than", metavar="SPAN", callback=_span, help="Delete what ended longer ago: 30d, 12h, 2w.")
 @click.option("--dry-run", is_flag=True, help="Only show what would go.")

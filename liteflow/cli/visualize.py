@@ -49,7 +49,7 @@ MOST_KNOWN = 200
     "liteflow visualize my_workflow.py --direction TD -o my_workflow.mmd",
 )
 @click.command("visualize")
-@click.argument("identifier", metavar="IDENTIFIER", shell_complete=completing.runs)
+@click.argument("identifier", metavar="IDENTIFIER", shell_complete=completing.runs_or_files)
 @click.option(
     "--format",
     "form",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import (
     db_hint,
     db_option,
@@ -43,8 +44,8 @@ MOST_ERROR_CHARACTERS = 300
 
 @examples("liteflow why etl", "liteflow why etl/nightly-2026-01-02 load", "liteflow why etl 'add_one[17]' --json")
 @click.command("why")
-@click.argument("run", metavar="RUN")
-@click.argument("task", metavar="[TASK]", required=False)
+@click.argument("run", metavar="RUN", shell_complete=completing.runs)
+@click.argument("task", metavar="[TASK]", required=False, shell_complete=completing.tasks)
 @db_option
 @json_option
 def why_command(run: str, task: str | None, db_path: str | None, as_json: bool) -> None:
