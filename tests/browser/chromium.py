@@ -120,8 +120,9 @@ class Chromium:
 
     @contextmanager
     def tab(self, *, width: int = 1400, height: int = 860, dark: bool = False) -> Iterator[Tab]:
-        """A tab of that size, closed behind the block."""
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        """A tab of that size, closed behind the block. It remembers nothing of other tabs, such as a chosen theme."""
+        context = self.send("Target.createBrowserContext")["browserContextId"]
+        target = self.send("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         tab = self.tabs[session] = Tab(self, session)
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -131,7 +132,7 @@ class Chromium:
         try:
             yield tab
         finally:
-            self.send("Target.closeTarget", targetId=target)
+            self.send("Target.disposeBrowserContext", browserContextId=context)
             del self.tabs[session]
 
     def close(self) -> None:

@@ -305,6 +305,9 @@ def test_it_follows_the_system_into_the_dark_until_it_is_told_otherwise(
         click_button(tab, "#theme", "auto")
         assert tab.run(ground) == "rgb(19, 19, 22)"
         assert "dark" in text_of(tab, "#theme")
+        drawn(tab, night)
+        assert tab.run(ground) == "rgb(19, 19, 22)"  # remembered, where the browser lets a file remember
+        tab.requests.pop()
         names_nothing_else(tab, night)
 
 
