@@ -217,8 +217,8 @@ class Loop:
             self._forget(run)
             run.over.set()
             self._retention.note(run)
-        if self._retention.is_due and not turn and not self.is_stopping:
-            self._retention.step(is_busy=bool(self.runs))
+        if self._retention.is_due and not self.is_stopping:
+            self._retention.step(is_busy=bool(self.runs), is_free=not turn)
 
     def _patience(self) -> float:
         """How long the loop may sleep."""

@@ -29,6 +29,9 @@ SHARE_AT_END = 0.2
 BESIDE_RUNS_S = 0.2
 """While runs go on it has a slice of 20 ms that often, if there is no news of them."""
 
+OVERDUE_S = 2.0
+"""After so long it has one although there is news: a service may be busy for days."""
+
 EXECUTORS_EVERY = 100
 """Every so many services one deletes the rows that the others have left."""
 
@@ -64,6 +67,8 @@ class Retention:
             return
         from liteflow.storage.pruning import Limits
 
+        if not self.is_due:
+            self._next_step = time.monotonic()
         self._limits[run.dag.dag_id] = Limits(run.dag.retain_runs, run.dag.retain_days)
         self._ended.add(run)
         self._had_work = True
@@ -75,11 +80,14 @@ class Retention:
         """Whether there is something to do."""
         return bool(self._limits or self._waiting or self._is_space_due)
 
-    def step(self, *, is_busy: bool) -> None:
-        """Do some 20 ms of it, unless the last step was just now. `is_busy`: runs go on meanwhile."""
+    def step(self, *, is_busy: bool, is_free: bool) -> None:
+        """Do some 20 ms of it, unless the last step was just now.
+
+        `is_busy`: runs go on meanwhile. `is_free`: there was no news of them; without it only what has waited long.
+        """
         from liteflow.storage.pruning import PAUSE_S
 
-        if time.monotonic() >= self._next_step:
+        if time.monotonic() >= self._next_step + (0.0 if is_free else OVERDUE_S):
             self._do_some()
             self._next_step = time.monotonic() + (BESIDE_RUNS_S if is_busy else PAUSE_S)
 
@@ -91,12 +99,13 @@ class Retention:
         """The service ends: do what is left, for a bounded time, and until `is_stopped`."""
         if not self._had_work:
             return
-        from liteflow.storage.pruning import PAUSE_S
+        from liteflow.storage.pruning import PAUSE_S, SLICE_S
 
         deadline = time.monotonic() + self._budget_s
         while self.is_due and time.monotonic() < deadline and not is_stopped():
+            began = time.monotonic()
             self._do_some()
-            if self.is_due:
+            if self.is_due and time.monotonic() - began >= SLICE_S:  # others may be waiting for the lock
                 time.sleep(PAUSE_S)
         if self._executor_pk % EXECUTORS_EVERY == 0:
             self._forget_executors()
