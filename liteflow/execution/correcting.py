@@ -16,7 +16,7 @@ from liteflow.execution.liveness import LEFTOVERS_S, OWNER_DIED, end_leftovers, 
 from liteflow.scheduling.leaves import Standing, all_above, all_below, do_teardowns_count, recorded_outcome
 from liteflow.scheduling.reopening import ENDED_EARLY
 from liteflow.states import TERMINAL, UNFINISHED, EndReason, RunState, TaskInstanceState
-from liteflow.storage import correcting, recording
+from liteflow.storage import correcting, recording, recovery
 from liteflow.storage.correcting import Chosen, SeenRun
 from liteflow.storage.history import check_instances
 from liteflow.storage.untrusted import refusing_strange_values
@@ -73,8 +73,10 @@ def clear_tasks(
     seen = SeenRun(run.pk, run.state, run.owner.pk if run.owner is not None else None)
     if dry_run:
         with run.history.read() as connection:
+            recovery.refuse_half_deleted(connection, run)
             return _chosen(connection, run, wanted, downstream=downstream, upstream=upstream, failed=failed)
     with refusing_strange_values(path), run.history.database.write(durable=True) as connection:
+        recovery.refuse_half_deleted(connection, run)
         chosen = _chosen(connection, run, wanted, downstream=downstream, upstream=upstream, failed=failed)
         if not chosen:
             return []
@@ -97,6 +99,7 @@ def mark_task(run: DagRun, task_id: str, map_index: int | None, state: TaskInsta
         _end_tries_of(run, run.owner)  # one of them may be the task's
     now_us = clock_us()
     with refusing_strange_values(path), run.history.database.write(durable=True) as connection:
+        recovery.refuse_half_deleted(connection, run)
         check_instances(connection, run, task_id, map_index)
         indexes = None if map_index is None else (map_index,)
         chosen = correcting.chosen_instances(

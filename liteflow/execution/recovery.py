@@ -127,11 +127,7 @@ class Recoverer:
         if owner is not None and not is_robbed:
             self._end_tries_of(run, owner)
         with self._database.write(durable=True) as connection:
-            if recovery.is_half_deleted(connection, run.pk):
-                raise RunConflictError(
-                    f"run {run.run_id!r} of dag {run.dag_id!r} is being deleted, some of it is gone; start a new run",
-                    run_id=run.run_id,
-                )
+            recovery.refuse_half_deleted(connection, run)
             changes = self._changes(connection, prepared, run, accept_changes)
             if not recovery.take_over(connection, run, self._executor_pk, clock_us()):
                 return None

@@ -77,6 +77,7 @@ def prepare_replay(
     task = dag.get_task(task_id)
     prepared = PreparedDag(dag, _code_of)
     with run.history.read() as connection:
+        recovery.refuse_half_deleted(connection, run)
         check_instances(connection, run, task_id, map_index)
         rows = recovery.instances_of(connection, run.pk)
         found = differences(prepared, rows, run.structure_digest)

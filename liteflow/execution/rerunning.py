@@ -51,6 +51,7 @@ class Plan(NamedTuple):
 def plan_of(connection: Connection, prepared: PreparedDag, source: RecordedRun) -> Plan:
     """What a run with the values of `source`, which is over, begins with. Raises RunConflictError when it would have
     nothing to run."""
+    recovery.refuse_half_deleted(connection, source)
     return _Planning(connection, prepared, source).plan()
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, case, func, literal, select, update
 
+from liteflow.errors import RunConflictError
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage.history import OWNER_COLUMNS, Owner
 from liteflow.storage.recording import TaskFacts, add_instances, reopen
@@ -125,9 +126,24 @@ def _runs(connection: Connection, *conditions: object) -> list[RecordedRun]:
     return found
 
 
-def is_half_deleted(connection: Connection, run_pk: int) -> bool:
-    """Whether the deletion of the run has begun, so that nobody may go on with it."""
-    return connection.scalar(select(DAG_RUN.c.end_reason).where(DAG_RUN.c.id == run_pk)) is EndReason.PRUNED
+class _NamedRun(Protocol):
+    """A run, read or recorded."""
+
+    @property
+    def dag_id(self) -> str: ...
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def pk(self) -> int: ...
+
+
+def refuse_half_deleted(connection: Connection, run: _NamedRun) -> None:
+    """Raise RunConflictError once the deletion of the run has begun: nobody may go on with what is left of it."""
+    if connection.scalar(select(DAG_RUN.c.end_reason).where(DAG_RUN.c.id == run.pk)) is EndReason.PRUNED:
+        raise RunConflictError(
+            f"run {run.run_id!r} of dag {run.dag_id!r} is being deleted, and some of it is gone; start a new run",
+            run_id=run.run_id,
+        )
 
 
 def take_over(connection: Connection, run: RecordedRun, executor_pk: int, now_us: int) -> bool:

@@ -209,19 +209,28 @@ def test_a_run_goes_in_steps_and_what_is_left_is_sound(database: Database, execu
     assert run_ids(database) == []
 
 
-def test_a_run_that_is_half_deleted_is_finished_by_the_next_prune_and_never_resumed(
+def test_a_run_that_is_half_deleted_is_finished_by_the_next_prune_and_never_gone_on_with(
     database: Database, executor_pk: int
 ) -> None:
     from liteflow import Dag, task
     from liteflow.errors import RunConflictError
+    from liteflow.storage.history import open_history
 
     pk = make_run(database, executor_pk, "large", state=RunState.FAILED, mapped=700, dag_id="half")
     delete_some(database, deque([pk]), slice_s=0)
     assert run_ids(database) == ["large"]
     with Dag("half", db_path=database.path) as dag:
         task(lambda: None, task_id="first")()
-    with pytest.raises(RunConflictError, match="is being deleted"):
-        dag.resume("large", accept_changes=True)
+    run = open_history(database.path).find_run("half/large")
+    for go_on in (
+        lambda: dag.resume("large", accept_changes=True),
+        lambda: dag.rerun("large", only_failed=True),
+        lambda: run.clear(failed=True),
+        lambda: run.clear(failed=True, dry_run=True),
+        lambda: run.mark("first", "success"),
+    ):
+        with pytest.raises(RunConflictError, match="is being deleted"):
+            go_on()
     assert prune(database, "--yes").returncode == 0, "no limit says that it should go"
     assert run_ids(database) == []
 
