@@ -188,6 +188,58 @@ def test_json_is_one_document(name: str, full: Path) -> None:
         json.loads(document)
 
 
+def documented() -> dict[str, list[str]]:
+    """What the README's table says of JSON: by command, or part of its document, the names of the fields."""
+    page = (ROOT / "README.md").read_text("utf-8").partition("### JSON")[2].partition("\n## ")[0]
+    found = {}
+    for row in re.findall(r"^\| (`.*?) \| (.*) \|$", page, re.MULTILINE):
+        for name in re.sub("[`]", "", row[0]).split(", "):
+            found[name] = re.findall(r"`(\w+)`", row[1])
+    return found
+
+
+FIELDS = documented()
+
+
+def first(document: object) -> dict[str, object]:
+    """The document, or the first of those in the list."""
+    found = document[0] if isinstance(document, list) else document
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(name for name in CALLS if has_json(name) and name not in JSON_LINES))
+def test_json_has_the_fields_that_the_readme_says(name: str, full: Path) -> None:
+    document = first(json.loads(call(f"{CALLS[name]} --json", full).stdout))
+    if name == "show":
+        assert list(document) == [*FIELDS["runs"], "task_instances", "tries"]
+        assert list(first(document["task_instances"])) == FIELDS["show: task_instances"]
+    else:
+        assert list(document) == FIELDS[name]
+
+
+def test_json_of_tries_reasons_dates_and_plans_has_the_fields_that_the_readme_says(tmp_path: Path) -> None:
+    (tmp_path / "fail.py").write_text(
+        ETL.replace("@task", "@task(retries=1)").replace("return sum(rows)", "raise ValueError")
+    )
+    assert liteflow("run", "fail.py", "-q", cwd=tmp_path).returncode == 1
+    assert list(first(json.loads(call("show etl --json", tmp_path).stdout)["tries"])) == FIELDS["show: tries"]
+    assert list(first(json.loads(call("why etl --json", tmp_path).stdout)["reasons"])) == FIELDS["why: reasons"]
+    dates = json.loads(
+        liteflow(
+            "backfill", "fail.py", "--from", "2026-01-01", "--to", "2026-01-02", "--dry-run", "--json", cwd=tmp_path
+        ).stdout
+    )
+    assert list(dates) == FIELDS["backfill"]
+    assert list(first(dates["runs"])) == FIELDS["backfill: runs"]
+    assert list(json.loads(liteflow("plan", "fail.py", "--json", cwd=tmp_path).stdout)) == FIELDS["plan"]
+    assert list(json.loads(call("doctor --json", tmp_path).stdout)) == FIELDS["doctor"]
+    assert list(first(json.loads(call("db history --json", tmp_path).stdout))) == FIELDS["db history"]
+    lines = [json.loads(line) for line in call("watch etl --json", tmp_path).stdout.splitlines()]
+    assert (lines[0]["kind"], list(lines[0])) == ("task", FIELDS["watch: tasks"])
+    assert (lines[-1]["kind"], list(lines[-1])) == ("run", ["kind", *FIELDS["runs"]])
+
+
 def test_the_readme_has_every_command() -> None:
     page = (ROOT / "README.md").read_text("utf-8")
     table = page.partition("### Commands")[2].partition("\n- ")[0]
