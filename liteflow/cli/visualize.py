@@ -59,7 +59,13 @@ MOST_KNOWN = 200
     help="mermaid, dot: text for those programs. text: for this terminal. timeline: who ran when on which slot, for "
     "this terminal; gantt: the same for Mermaid. html: one file for a browser.",
 )
-@click.option("--run", "run_name", metavar="RUN", help="This run of the dag that IDENTIFIER names; `latest`.")
+@click.option(
+    "--run",
+    "run_name",
+    metavar="RUN",
+    shell_complete=completing.runs_to_resume,
+    help="This run of the dag that IDENTIFIER names; `latest`.",
+)
 @click.option(
     "--direction",
     type=click.Choice(["LR", "TD"]),
@@ -72,6 +78,7 @@ MOST_KNOWN = 200
     "-o",
     "--output",
     metavar="FILE",
+    shell_complete=completing.files,
     help="Write to FILE, `-` for stdout. A file that is there is replaced only if its name ends as such files do: "
     ".mmd, .mermaid, .dot, .gv, .txt, .html, .htm.",
 )

@@ -11,7 +11,7 @@ import pytest
 from tests.browser.chromium import Chromium, find_chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: a browser that idles begins processes of its own beside other tests
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     """A running Chromium. Without one the tests are skipped; with $LITEFLOW_NEEDS_BROWSER set they fail."""
     executable = find_chromium()

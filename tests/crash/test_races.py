@@ -102,14 +102,16 @@ def fresh(tmp_path: Path) -> Iterator[Prepared]:
 
 def interrupted(watched: Nursery, mark: str, fresh: Prepared, most: int, dice: random.Random) -> tuple[Path, Evidence]:
     """A directory with a run that was killed at some call after it was recorded, and before it was over."""
-    too_late = most
+    too_early, too_late = most // 2, most  # half of the calls make the tables
     while True:
         directory, evidence = fresh()
-        at = dice.randrange(most // 2, too_late)  # half of the calls make the tables
+        at = dice.randrange(too_early, too_late)
         assert run(watched, directory, mark, "run", at) == -signal.SIGKILL
         with closing(sqlite3.connect(directory / "flow.db")) as database:
             states = list(recorded_runs(database).values())
-        assert states, f"the run is not there at call {at}"
+        if not states:
+            too_early = at + 1
+            continue
         if states[0] in ("queued", "running"):
             return directory, evidence
         too_late = at

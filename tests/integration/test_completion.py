@@ -134,7 +134,7 @@ def test_ids_of_tasks_are_those_of_the_run_on_the_line(offered: Offer) -> None:
 
 
 def test_states_pools_options_and_files(offered: Offer) -> None:
-    assert offered("liteflow runs --state ") == plain("queued", "running", "success", "failed")
+    assert offered("liteflow runs --state ") == plain("queued", "running", "interrupted", "success", "failed")
     assert offered("liteflow pools delete ") == plain("gpu", "warehouse")
     assert offered("liteflow logs --l") == plain("--level")
     assert offered("liteflow wa") == plain("watch")
