@@ -117,7 +117,7 @@ def delete_command(run: str | None, dag_id: str | None, yes: bool, db_path: str 
     found = history.find_run(run)
     _refuse_active(found)
     ask(f"Delete run {found.dag_id}/{found.run_id}?", yes)
-    history.delete_run(found.pk)
+    history.delete_run(found.pk, seen=found)
     echo(f"deleted run {found.dag_id}/{found.run_id}", err=True)
 
 

@@ -85,6 +85,7 @@ def clear_tasks(
         orphaned = [one.pk for one in chosen if one.state is _S.RUNNING]
         correcting.end_orphaned_tries(connection, orphaned, OWNER_DIED, clock_us())
         recording.reopen(connection, pks)
+        correcting.forget_end(connection, run.pk)
     return chosen
 
 
@@ -116,6 +117,7 @@ def mark_task(run: DagRun, task_id: str, map_index: int | None, state: TaskInsta
             connection, [one.pk for one in chosen if one.state is _S.RUNNING], OWNER_DIED, now_us
         )
         correcting.mark(connection, pks, state, now_us)
+        correcting.forget_end(connection, run.pk)
         after = correcting.standings(connection, run.pk)
         run_state, values = _run_after(connection, run, before, after, now_us)
         if not correcting.change_run(connection, seen, state=run_state, **values):

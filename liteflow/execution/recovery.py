@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -56,6 +57,10 @@ _STATE_OF_KIND = {
 }
 
 
+REFUSED_S = 5.0
+"""After so long it is tried again to take up a run that could not be taken up."""
+
+
 @dataclass
 class TakenUp:
     """A run that is ours now, for the loop to go on with."""
@@ -77,8 +82,8 @@ class Recoverer:
     def __init__(self, database: Database, executor_pk: int) -> None:
         self._database = database
         self._executor_pk = executor_pk
-        self._refused: set[int] = set()
-        """Runs of which it was told why they cannot be taken up."""
+        self._refused: dict[int, tuple[str, float]] = {}
+        """Runs of which it was told why they cannot be taken up, and when that is tried again."""
 
     def interrupted(self, digests: dict[tuple[str, str], PreparedDag]) -> list[tuple[PreparedDag, RecordedRun]]:
         """The runs of these dags (by dag id and structure digest) that nobody drives any more, oldest first.
@@ -93,19 +98,21 @@ class Recoverer:
             (digests[run.dag_id, run.structure_digest], run)
             for run in found
             if (run.dag_id, run.structure_digest) in digests
-            and run.pk not in self._refused
+            and (run.pk not in self._refused or time.monotonic() >= self._refused[run.pk][1])
             and (run.owner is None or not is_alive(self._database.path, run.owner))
         ]
 
     def take_up_unasked(self, prepared: PreparedDag, run: RecordedRun) -> TakenUp | None:
-        """As `take_up`; what cannot be taken up is told once in the log, and left alone."""
+        """As `take_up`; what cannot be taken up is told once in the log, and tried again later: a command may help."""
         try:
             return self.take_up(prepared, run)
         except LiteflowError as error:
-            self._refused.add(run.pk)
-            logging.getLogger("liteflow").warning(
-                "run %s of dag %s, which nobody drives, is left as it is: %s", run.run_id, run.dag_id, error
-            )
+            before, _ = self._refused.get(run.pk, ("", 0.0))
+            self._refused[run.pk] = (str(error), time.monotonic() + REFUSED_S)
+            if str(error) != before:
+                logging.getLogger("liteflow").warning(
+                    "run %s of dag %s, which nobody drives, is left as it is: %s", run.run_id, run.dag_id, error
+                )
             return None
 
     def take_up(

@@ -9,6 +9,7 @@ below it and runs again is skipped again.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from liteflow.authoring.mapping import Items
@@ -51,7 +52,12 @@ class Plan(NamedTuple):
 def plan_of(connection: Connection, prepared: PreparedDag, source: RecordedRun) -> Plan:
     """What a run with the values of `source`, which is over, begins with. Raises RunConflictError when it would have
     nothing to run."""
-    recovery.refuse_half_deleted(connection, source)
+    if not recovery.refuse_half_deleted(connection, source).is_terminal:  # opened again, since it was looked at
+        raise RunConflictError(
+            f"run {source.run_id!r} of dag {source.dag_id!r} is not over: go on with it (--resume RUN), or cancel it "
+            "first",
+            run_id=source.run_id,
+        )
     return _Planning(connection, prepared, source).plan()
 
 
@@ -59,7 +65,10 @@ class _Planning:
     def __init__(self, connection: Connection, prepared: PreparedDag, source: RecordedRun) -> None:
         self._prepared = prepared
         self._source = source
-        self._instances = known_instances(prepared, recovery.instances_of(connection, source.pk))
+        recorded = recovery.instances_of(connection, source.pk)
+        self._sizes = Counter(one.task_id for one in recorded)
+        """By task id how many instances the run has, also beyond what the task is mapped over now."""
+        self._instances = known_instances(prepared, recorded)
         self._of_task: list[list[int]] = [[] for _ in prepared.tasks]
         self._stood = stood_as(prepared, self._instances)
         for task, position in [(one.task, position) for position, one in enumerate(self._stood)]:
@@ -108,7 +117,7 @@ class _Planning:
             return is_expanded
         length = self._prepared.unit_specs[unit].length
         if length:
-            return not is_expanded or len(rows) != length
+            return not is_expanded or self._sizes[now.task_id] != length
         return (is_expanded and length == 0) or (not is_expanded and rows[0].state is _S.SUCCESS)
 
     def _rows(self, task: int) -> list[RecordedInstance]:

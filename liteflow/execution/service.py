@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
@@ -261,6 +262,9 @@ class ExecutorService:
             mine = self._loop.runs.get(run.pk) if self._loop is not None else None
             if run.state is RunState.SUCCESS or mine is not None:
                 return RunHandle(self, run.pk, mine, prepared)
+            if run.owner is not None and run.owner.pk == self._executor_pk and not run.state.is_terminal:
+                time.sleep(0.01)  # it was taken up unasked just now, and the loop is about to hear of it
+                continue
             handle = self._take_up(prepared, run, accept_changes=accept_changes, force=force, listener=listener)
             if handle is not None:
                 return handle

@@ -89,13 +89,15 @@ class _Reopening:
                     self.opened.add(position)
 
     def _renew_setups(self) -> None:
-        """Where a teardown has run and something that needs its setups is open, open the setups and the teardown."""
+        """Open teardowns that have run and of which a setup is open, or what needs it; then open the setups too."""
         for task, spec in enumerate(self._specs):
             for position in self._of_task[task] if spec.setups else ():
                 teardown = self._instances[position]
                 between = [up for up in (*spec.upstream, *spec.scope) if up not in spec.setups]
-                if teardown.has_run and any(self._is_open(up, teardown) for up in between):
-                    self.opened.add(position)
+                if not teardown.has_run or not any(self._is_open(up, teardown) for up in (*between, *spec.setups)):
+                    continue
+                self.opened.add(position)
+                if any(self._is_open(up, teardown) for up in between):
                     for setup in spec.setups:
                         self.opened.update(self._together(setup, teardown))
 

@@ -121,7 +121,7 @@ _RUN_RULES = (
 _INSTANCES = """
 SELECT d.dag_id, r.run_id, i.task_id, i.map_index, i.state, i.end_reason
 FROM liteflow_task_instance i JOIN liteflow_dag_run r ON r.id = i.run_pk JOIN liteflow_dag d ON d.id = r.dag_pk
-WHERE {} ORDER BY i.id
+WHERE ({}) AND r.end_reason IS NOT 'pruned' ORDER BY i.id
 """
 
 _TRIES = "SELECT 1 FROM liteflow_task_try t WHERE t.task_instance_pk = i.id"

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, exists, func, or_, select, true, update
+from sqlalchemy import Connection, and_, delete, exists, func, or_, select, true, update
 
 from liteflow.scheduling.leaves import Standing
 from liteflow.states import UNFINISHED, EndReason, RunState, TaskInstanceState
 from liteflow.storage.recording import keep_latest_tries, not_begun
 from liteflow.storage.statements import changed, in_groups
-from liteflow.storage.tables import DAG_RUN, TASK_INSTANCE
+from liteflow.storage.tables import CALLBACK, DAG_RUN, TASK_INSTANCE
 from liteflow.storage.untrusted import names
 
 _S = TaskInstanceState
@@ -54,6 +54,11 @@ def change_run(connection: Connection, seen: SeenRun, **values: Any) -> bool:
         .values(values)
     )
     return changed(result) == 1
+
+
+def forget_end(connection: Connection, run_pk: int) -> None:
+    """Callbacks of the dag that were due when the run ended are so no more: it ends anew, and perhaps otherwise."""
+    connection.execute(delete(CALLBACK).where(CALLBACK.c.run_pk == run_pk, CALLBACK.c.kind.startswith("dag_")))
 
 
 def is_being_ended(connection: Connection, run_pk: int) -> bool:

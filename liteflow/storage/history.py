@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Integer, Row, bindparam, delete, exists, func
 from sqlalchemy.types import NullType
 
 from liteflow.authoring.ids import MAX_LENGTH, did_you_mean, shown
-from liteflow.errors import AmbiguousRunError, LiteflowError, NotFoundError, XComDecodeError
+from liteflow.errors import AmbiguousRunError, LiteflowError, NotFoundError, RunConflictError, XComDecodeError
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage.engine import Database, default_db_path
 from liteflow.storage.recording import end_unowned_run, request_cancel, request_cancel_of_task, text_for_database
@@ -547,10 +547,20 @@ class History:
             owner_pk = run.owner.pk if run.owner is not None else None
             return end_unowned_run(connection, run.pk, owner_pk, time.time_ns() // 1000)
 
-    def delete_run(self, pk: int) -> None:
-        """Delete a run with its task instances, tries, XComs and logs. The caller has made sure that it is over."""
+    def delete_run(self, pk: int, *, seen: DagRun | None = None) -> None:
+        """Delete a run with its task instances, tries, XComs and logs. The caller has made sure that nobody drives it.
+
+        With `seen` only while it stands as it did then; RunConflictError when somebody has gone on with it.
+        """
+        conditions = [DAG_RUN.c.id == pk]
+        if seen is not None:
+            owner_pk = None if seen.owner is None else seen.owner.pk
+            conditions += [DAG_RUN.c.state == seen.state, DAG_RUN.c.executor_pk.is_not_distinct_from(owner_pk)]
         with self.database.write(durable=True) as connection:
-            connection.execute(delete(DAG_RUN).where(DAG_RUN.c.id == pk))
+            gone = connection.execute(delete(DAG_RUN).where(*conditions)).rowcount
+            if not gone and connection.scalar(select(exists().where(DAG_RUN.c.id == pk))):
+                run_id = "" if seen is None else seen.run_id
+                raise RunConflictError(f"run {run_id!r} goes on again, and is not deleted; look at it", run_id=run_id)
 
     def delete_dag(self, dag_id: str) -> None:
         """Delete a dag with all its runs. The caller has made sure that they are over."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, case, delete, exists, func, insert, or_, select, update
 
+from liteflow.errors import NotFoundError
 from liteflow.states import UNFINISHED, EndReason, RunState, TaskInstanceState, sources_of
 from liteflow.storage.statements import Prepared, changed, in_groups, next_keys
 from liteflow.storage.tables import CALLBACK, DAG, DAG_RUN, EXECUTOR, LOG_RECORD, TASK_INSTANCE, TASK_TRY, XCOM
@@ -377,7 +378,8 @@ def request_cancel(connection: Connection, run_pk: int, now_us: int) -> RunState
             .values(state=_S.SKIPPED, end_reason=EndReason.CANCELLED, ended_at=now_us, due_at=None)
         )
     state = connection.scalar(select(DAG_RUN.c.state).where(DAG_RUN.c.id == run_pk))
-    assert state is not None
+    if state is None:
+        raise NotFoundError("the run is not there any more: it was deleted", identifier=str(run_pk))
     return state
 
 

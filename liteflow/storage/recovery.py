@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Connection, case, func, literal, select, update
 
-from liteflow.errors import RunConflictError
+from liteflow.errors import NotFoundError, RunConflictError
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage.history import OWNER_COLUMNS, Owner
 from liteflow.storage.recording import TaskFacts, add_instances, reopen
@@ -137,13 +137,19 @@ class _NamedRun(Protocol):
     def pk(self) -> int: ...
 
 
-def refuse_half_deleted(connection: Connection, run: _NamedRun) -> None:
-    """Raise RunConflictError once the deletion of the run has begun: nobody may go on with what is left of it."""
-    if connection.scalar(select(DAG_RUN.c.end_reason).where(DAG_RUN.c.id == run.pk)) is EndReason.PRUNED:
+def refuse_half_deleted(connection: Connection, run: _NamedRun) -> RunState:
+    """The state of the run now. Raises NotFoundError when it is gone, and RunConflictError once its deletion has begun:
+    nobody may go on with what is left of it."""
+    now = connection.execute(select(DAG_RUN.c.state, DAG_RUN.c.end_reason).where(DAG_RUN.c.id == run.pk)).one_or_none()
+    if now is None:
+        raise NotFoundError(f"run {run.run_id!r} of dag {run.dag_id!r} is not there any more", identifier=run.run_id)
+    if now.end_reason is EndReason.PRUNED:
         raise RunConflictError(
             f"run {run.run_id!r} of dag {run.dag_id!r} is being deleted, and some of it is gone; start a new run",
             run_id=run.run_id,
         )
+    state: RunState = now.state
+    return state
 
 
 def take_over(connection: Connection, run: RecordedRun, executor_pk: int, now_us: int) -> bool:

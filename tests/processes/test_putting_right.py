@@ -587,3 +587,126 @@ def test_a_rerun_of_what_failed_is_refused_where_it_makes_no_sense(well: Flow) -
     with pytest.raises(RunConflictError, match=r"is not over \(queued\): go on with it"):
         well.dag.rerun("r", only_failed=True, progress=False)
     assert [run.run_id for run in well.dag.runs()] == ["r"]
+
+
+# What a hunt for faults found
+
+
+@task
+def fail_unless(flag: str) -> None:
+    if not os.path.exists(flag):
+        raise ValueError("not yet")
+
+
+@task
+def itself(n: int) -> int:
+    return n
+
+
+@task
+def summed(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+def test_what_is_mapped_over_a_list_that_is_shorter_now_runs_again(db: str, tmp_path: Path) -> None:
+    def dag_over(numbers: list[int]) -> Dag:
+        with Dag("shorter", db_path=db) as dag:
+            summed(itself.expand(n=numbers))
+            fail_unless(str(tmp_path / "flag"))
+        return dag
+
+    assert dag_over([1, 2, 3]).run(run_id="first", progress=False).state == "failed"
+    (tmp_path / "flag").touch()
+    again = dag_over([1, 2]).rerun("first", only_failed=True, progress=False)
+    assert (again.state, again.xcom("summed"), again.xcom("itself")) == ("success", 3, [1, 2])
+
+
+def test_a_source_that_was_opened_since_it_was_looked_at_is_not_copied(
+    db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Dag("opened", db_path=db) as dag:
+        itself(1) >> fail_unless(str(tmp_path / "flag"))
+    source = dag.run(run_id="first", progress=False)
+    create = ExecutorService._create
+
+    def cleared_first(self: ExecutorService, *args: Any, **options: Any) -> Any:
+        source.refresh().clear("itself", downstream=True)
+        return create(self, *args, **options)
+
+    monkeypatch.setattr(ExecutorService, "_create", cleared_first)
+    with pytest.raises(RunConflictError, match="is not over"):
+        dag.rerun("first", only_failed=True, progress=False)
+    assert [run.run_id for run in dag.runs()] == ["first"]
+
+    def deleted_first(self: ExecutorService, *args: Any, **options: Any) -> Any:
+        source.history.delete_run(source.pk)
+        return create(self, *args, **options)
+
+    source.refresh().mark("itself", "success")
+    source.refresh().mark("fail_unless", "failed")
+    monkeypatch.setattr(ExecutorService, "_create", deleted_first)
+    with pytest.raises(NotFoundError, match="not there any more"):
+        dag.rerun("first", only_failed=True, progress=False)
+    assert dag.runs() == []
+
+
+def test_a_setup_that_is_cleared_alone_is_torn_down_again(db: str, tmp_path: Path) -> None:
+    said = str(tmp_path / "said")
+    with Dag("alone", db_path=db) as dag:
+        make = say.override(task_id="make")(said, "make").as_setup()
+        (
+            make
+            >> say.override(task_id="use")(said, "use")
+            >> say.override(task_id="remove")(said, "remove").as_teardown(setups=make)
+        )
+    run = dag.run(run_id="r", progress=False)
+    run.clear("make")
+    assert dag.resume("r", progress=False).state == "success"
+    assert Path(said).read_text().split() == ["make", "use", "remove", "make", "remove"]
+
+
+def test_callbacks_that_were_due_when_a_run_failed_are_forgotten_when_it_is_opened(db: str, tmp_path: Path) -> None:
+    from sqlalchemy import func, select
+
+    from liteflow.storage.callbacks import CallbackFacts, store_callbacks
+    from liteflow.storage.tables import CALLBACK
+
+    with Dag("told", db_path=db) as dag:
+        fail_unless(str(tmp_path / "flag"))
+    run = dag.run(run_id="r", progress=False)
+    for change in (lambda: run.refresh().clear("fail_unless"), lambda: run.refresh().mark("fail_unless", "success")):
+        with run.history.database.write() as connection:  # as when the process was killed while it was called
+            store_callbacks(connection, [CallbackFacts(run.pk, "dag_on_failure")], 1)
+        change()
+        with run.history.read() as connection:
+            assert connection.scalar(select(func.count()).select_from(CALLBACK)) == 0
+
+
+def test_a_run_that_could_not_be_taken_up_is_once_a_command_has_helped(
+    well: Flow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from liteflow.execution import recovery
+
+    monkeypatch.setattr(recovery, "REFUSED_S", 0.1)
+    well.run().clear("listed", ("double", 0))
+    with ExecutorService(well.db, dags=[well.dag], max_workers=1):
+        wait_until(lambda: "is left as it is" in caplog.text, "it is refused")
+        well.run().clear("listed", downstream=True)
+        wait_until(lambda: well.run().state == "success", "it goes on")
+    assert caplog.text.count("is left as it is") == 1
+
+
+def test_a_run_that_goes_on_since_it_was_looked_at_is_not_deleted(flow: Flow) -> None:
+    seen = flow.run()
+    seen.clear(failed=True)
+    with pytest.raises(RunConflictError, match="goes on again"):
+        seen.history.delete_run(seen.pk, seen=seen)
+    assert flow.run().state == "queued"
+
+
+def test_the_handle_of_a_run_that_was_deleted_says_so(flow: Flow) -> None:
+    run = flow.run()
+    run.history.delete_run(run.pk)
+    for act in (run.cancel, lambda: run.clear(failed=True), lambda: run.mark("listed", "failed")):
+        with pytest.raises(NotFoundError, match="not there any more"):
+            act()
