@@ -40,7 +40,12 @@ MOST_INSTANCES = 5
 @click.argument("tasks", metavar="[TASK]...", nargs=-1, shell_complete=completing.tasks)
 @click.option("--downstream", "-d", is_flag=True, help="Also what is below these tasks, as the run has recorded it.")
 @click.option("--upstream", "-u", is_flag=True, help="Also what is above them.")
-@click.option("--failed", is_flag=True, help="Only what is failed or upstream_failed; without a TASK all of that.")
+@click.option(
+    "--failed",
+    is_flag=True,
+    help="Only what is failed, upstream_failed or skipped by an early end (cancel, timeout, fail_fast); without a "
+    "TASK all of that.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be cleared, and change nothing.")
 @db_option
 @json_option

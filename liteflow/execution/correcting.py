@@ -35,7 +35,7 @@ BEGUN = frozenset(UNFINISHED - {_S.PENDING})
 """States of task instances whose trigger rule has been found to hold."""
 
 UNWELL = frozenset({_S.FAILED, _S.UPSTREAM_FAILED})
-"""What `failed=True` keeps."""
+"""What `failed=True` keeps, beside what was skipped because the run, or it alone, was ended early."""
 
 MARKS = (_S.SUCCESS, _S.FAILED, _S.SKIPPED)
 """The states that can be marked."""
@@ -160,7 +160,7 @@ def _end_tries_of(run: DagRun, owner: Owner) -> None:
 def _taken_up(run: DagRun) -> RunConflictError:
     return RunConflictError(
         f"run {run.run_id!r} of dag {run.dag_id!r} was changed or taken up by somebody else just now, and is left as "
-        "it is; look at it again",
+        "it is; look at it again (`run.refresh()` reads it anew)",
         run_id=run.run_id,
     )
 
@@ -180,8 +180,13 @@ def _chosen(
         named = list(wanted)
         more = (all_below(known, named) if downstream else set()) | (all_above(known, named) if upstream else set())
         wanted.update(dict.fromkeys(more - set(named)))
-    states = UNWELL if failed else TO_CLEAR
-    found = correcting.chosen_instances(connection, run.pk, tasks=wanted, states=states)
+    found = correcting.chosen_instances(
+        connection,
+        run.pk,
+        tasks=wanted,
+        states=UNWELL if failed else TO_CLEAR,
+        or_skipped_for=ENDED_EARLY if failed else (),
+    )
     if not run.state.is_terminal:
         # What has begun or may begin of an interrupted run has to wait again for what is cleared above it.
         cleared = {one.task_id for one in found}

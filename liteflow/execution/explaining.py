@@ -437,11 +437,11 @@ class _Explaining:
 
     def _waits_for_past(self, task: TaskRecord) -> Reason | None:
         before = previous_instances(self._connection, self._run.pk, task.task_id)
-        if before is None or before.run_state.is_terminal or before.owner is None or not self._lives(before.owner):
+        if before is None or before.state.is_terminal or before.owner is None or not self._lives(before.owner):
             return None
         well = (_S.SUCCESS, _S.SKIPPED)
         bad = [(task.task_id, index, state) for index, state in before.instances if state not in well]
-        bad = bad or unsuccessful_downstream(self._connection, before.run_pk, task.task_id)
+        bad = bad or unsuccessful_downstream(self._connection, before.pk, task.task_id)
         if not bad:
             return None
         name, index, state = bad[0]

@@ -28,6 +28,7 @@ from liteflow.execution.making import JobMaker
 from liteflow.execution.past import past_of
 from liteflow.execution.retention import Retention
 from liteflow.execution.turn import Claim, DueCallback, Turn
+from liteflow.execution.waiting import Waiting
 from liteflow.scheduling.core import Change, Ended
 from liteflow.scheduling.skips import DECISION_KEY, decision_value, skipped_by
 from liteflow.states import EndReason, RunState, TaskInstanceState
@@ -97,6 +98,7 @@ class Loop:
         self._executor_pk = executor_pk
         self._pools = pools
         self._recover = recover
+        self._waiting = Waiting(database.path, executor_pk, counts_itself=recover is not None)
         self.mutex = threading.Lock()
         """Guards what other threads hand in."""
         self.inbox: deque[tuple[Command, ActiveRun | None]] = deque()
@@ -494,11 +496,11 @@ class Loop:
 
     def _ask_for_the_past(self, turn: Turn) -> None:
         """See whether the runs before allow tasks to go that wait for them."""
-        waiting = [(run, task) for run in self.runs.values() for task in run.core.past_wanted()]
-        if not waiting:
+        wanted = [(run, task) for run in self.runs.values() for task in run.core.past_wanted()]
+        if not wanted:
             return
         with self._database.read() as connection:
-            found = [(run, task, past_of(connection, self._database.path, run, task)) for run, task in waiting]
+            found = [(run, task, past_of(connection, self._waiting, run, task)) for run, task in wanted]
         for run, task, past in found:
             if past.is_known:
                 self._apply(run, run.core.past_known(task, past.error), turn)

@@ -1,14 +1,13 @@
 """What the run before says to a task with `depends_on_past` or `wait_for_downstream`.
 
 Airflow lets such a task wait for ever when the run before failed it. Nobody keeps a run waiting here: once the run
-before is over, and will not change without a command, the task is `upstream_failed`.
+before is over, or nobody takes it up, so that it will not change without a command, the task is `upstream_failed`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from liteflow.execution.liveness import is_alive
 from liteflow.states import TaskInstanceState
 from liteflow.storage.past import previous_instances, unsuccessful_downstream
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from liteflow.execution.active import ActiveRun
+    from liteflow.execution.waiting import Waiting
 
 _WELL = (TaskInstanceState.SUCCESS, TaskInstanceState.SKIPPED)
 
@@ -29,7 +29,7 @@ class Past(NamedTuple):
     """Why the task can never go."""
 
 
-def past_of(connection: Connection, db_path: str, run: ActiveRun, task: int) -> Past:
+def past_of(connection: Connection, waiting: Waiting, run: ActiveRun, task: int) -> Past:
     """Ask for one task of one run."""
     spec = run.prepared.tasks[task]
     before = previous_instances(connection, run.pk, spec.task_id)
@@ -37,10 +37,10 @@ def past_of(connection: Connection, db_path: str, run: ActiveRun, task: int) -> 
         return Past(True)  # the first run, or the task is new
     bad = [(spec.task_id, map_index, state) for map_index, state in before.instances if state not in _WELL]
     if not bad and spec.options.wait_for_downstream:
-        bad = unsuccessful_downstream(connection, before.run_pk, spec.task_id)
+        bad = unsuccessful_downstream(connection, before.pk, spec.task_id)
     if not bad:
         return Past(True)
-    if not before.run_state.is_terminal and before.owner is not None and is_alive(db_path, before.owner):
+    if waiting.goes_on(connection, before):
         return Past(False)
     task_id, map_index, state = bad[0]
     index = "" if map_index < 0 else f"[{map_index}]"

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 INTERRUPT_GRACE_S = 5.0
 """How long what runs may go on when a service is interrupted."""
 
+TAKEN_UP_POLL_S = 0.05
+"""How often it is looked whether a run has been taken up."""
+
 MOST_PREPARED_DAGS = 64
 """How many dags are kept ready; older ones are made ready again when they are submitted again."""
 
@@ -203,6 +206,8 @@ class ExecutorService:
         assert self._pools is not None
         self._pools.check(prepared)
         must_match_date = logical_date is not None
+        if alone:
+            self._see_who_goes_on(dag.dag_id)
         created = self._create(prepared, name, moment, params_json, must_match_date=must_match_date, alone=alone)
         if created is None:
             return self._stand_for(prepared, name, listener)
@@ -445,6 +450,20 @@ class ExecutorService:
             )
         refuse_conflict(existing, dag, run_id, moment if must_match_date else None, params_json, prepared.digest)
         return None
+
+    def _see_who_goes_on(self, dag_id: str) -> None:
+        """Wait until each run of the dag is driven, over, or one that nobody takes up."""
+        from liteflow.execution.waiting import Waiting
+        from liteflow.storage import recovery
+
+        assert self._database is not None
+        waiting = Waiting(self._database.path, self._executor_pk, counts_itself=self._recovers)
+        while True:
+            with self._database.read() as connection:
+                runs = recovery.unfinished_runs_of(connection, dag_id)
+                if not any(waiting.goes_on(connection, run) and not waiting.is_driven(run) for run in runs):
+                    return
+            time.sleep(TAKEN_UP_POLL_S)
 
     def _refuse_active(self, connection: Connection, dag_id: str) -> None:
         """Raise RunActiveError when a run of the dag goes on; one whose owner is dead does not."""

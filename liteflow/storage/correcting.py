@@ -93,14 +93,19 @@ def chosen_instances(
     *,
     tasks: Mapping[str, Collection[int] | None] | None,
     states: Collection[TaskInstanceState],
+    or_skipped_for: Collection[EndReason] = (),
 ) -> list[Chosen]:
     """The task instances in one of `states`, of all tasks or, by task id, those with these map indexes, None for all.
 
-    In the order of their keys.
+    `or_skipped_for` adds those that were skipped for one of these reasons. In the order of their keys.
     """
     ti = TASK_INSTANCE.c
     base = select(ti.id, ti.task_id, ti.map_index, ti.state, ti.try_number).where(
-        ti.run_pk == run_pk, ti.state.in_(list(states))
+        ti.run_pk == run_pk,
+        or_(
+            ti.state.in_(list(states)),
+            and_(ti.state == _S.SKIPPED, ti.end_reason.in_(list(or_skipped_for))),
+        ),
     )
     if tasks is None:
         conditions: list[Any] = [true()]

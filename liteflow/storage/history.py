@@ -272,8 +272,9 @@ class DagRun:
         """Open task instances that are over again, with all of their retries; returns how many.
 
         `tasks`: task ids, of mapped tasks also `("add_one", 17)` for one instance. `downstream` and `upstream` add
-        what is below and above them, as the run has recorded it. `failed` keeps only those that are failed or
-        upstream_failed; without tasks it is all of these in the run. `dry_run` changes nothing.
+        what is below and above them, as the run has recorded it. `failed` keeps only those that are failed,
+        upstream_failed, or skipped since the run was ended early; without tasks it is all of these in the run.
+        `dry_run` changes nothing.
 
         Their tries and logs are kept, their XComs go. What is below and was not named keeps its state, but for what of
         an interrupted run had begun, which waits again for what is cleared directly above it. A run that was

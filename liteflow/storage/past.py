@@ -17,19 +17,19 @@ from liteflow.storage.tables import DAG_RUN, EXECUTOR, TASK_INSTANCE
 _S = TaskInstanceState
 
 
-class PastTask(NamedTuple):
-    """A task in the run before."""
+class PastRun(NamedTuple):
+    """The run before, and one of its tasks."""
 
-    run_pk: int
+    pk: int
     run_id: str
-    run_state: RunState
+    state: RunState
     owner: Owner | None
     """Who drives, or drove, that run."""
     instances: list[tuple[int, TaskInstanceState]]
     """Map index and state, by map index; empty when the task was not in that run."""
 
 
-def previous_instances(connection: Connection, run_pk: int, task_id: str) -> PastTask | None:
+def previous_instances(connection: Connection, run_pk: int, task_id: str) -> PastRun | None:
     """The task's instances in the run before `run_pk`; None if there is no run before."""
     this = DAG_RUN.alias()
     run = connection.execute(
@@ -48,7 +48,7 @@ def previous_instances(connection: Connection, run_pk: int, task_id: str) -> Pas
         .where(TASK_INSTANCE.c.run_pk == before, TASK_INSTANCE.c.task_id == task_id)
         .order_by(TASK_INSTANCE.c.map_index)
     )
-    return PastTask(
+    return PastRun(
         before,
         run_id,
         state,
@@ -62,7 +62,7 @@ def unsuccessful_downstream(
 ) -> list[tuple[str, int, TaskInstanceState]]:
     """Direct downstream task instances that are neither success nor skipped: task id, map index and state.
 
-    `run_pk` is the run in which they are looked for, `PastTask.run_pk`. What was removed from the dag does not count.
+    `run_pk` is the run in which they are looked for, `PastRun.pk`. What was removed from the dag does not count.
     """
     rows = connection.execute(
         select(TASK_INSTANCE.c.task_id, TASK_INSTANCE.c.map_index, TASK_INSTANCE.c.state)

@@ -13,7 +13,7 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, exists, func, insert, or_, select, update
 
 from liteflow.errors import NotFoundError
 from liteflow.states import UNFINISHED, EndReason, RunState, TaskInstanceState, sources_of
@@ -204,8 +204,10 @@ def keep_latest_tries(connection: Connection, pks: Sequence[int]) -> None:
     )
     for some in in_groups(pks):
         kept = exists().where(old.task_instance_pk == ti.id, old.try_number == ti.try_number)
-        # A try that is followed by another one failed, unless its task instance says that it went well.
-        state = case((ti.state == _S.SUCCESS, ti.state), else_=bindparam("failed", _S.FAILED, type_=ti.state.type))
+        # A try that is followed by another one failed, unless its task instance says what else it did.
+        has_skipped = and_(ti.state == _S.SKIPPED, ti.end_reason.is_(None), ti.started_at.is_not(None))
+        well = or_(ti.state == _S.SUCCESS, has_skipped)
+        state = case((well, ti.state), else_=bindparam("failed", _S.FAILED, type_=ti.state.type))
         values = [state if name == "state" else getattr(ti, name) for name in copied]
         connection.execute(
             insert(TASK_TRY).from_select(

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from liteflow.errors import (
     StorageError,
 )
 from liteflow.storage import checking, schema
+from liteflow.storage.history import open_history
 from tests.conftest import ROOT, command
+from tests.pasts import dead_executor, make_run
 
 
 def schema_rows(path: str) -> list[tuple[str, str, str | None]]:
@@ -204,6 +207,46 @@ def test_upgrade_backs_up_what_is_there(db: str) -> None:
     assert copy.execute("SELECT name FROM liteflow_pool").fetchall() == [("kept",)]
     copy.close()
     assert schema.upgrade(db).after == schema.HEAD
+
+
+def test_a_downgrade_leaves_nothing_that_older_versions_do_not_know(db: str) -> None:
+    database = schema.open_database(db, create=True)
+    executor = dead_executor(database)
+    for run_id, reason in (("r1", None), ("r2", "reused"), ("r3", "pruned")):
+        run = make_run(database, executor, run_id, lines=0)
+        with database.write() as connection:
+            if reason == "reused":
+                said = (
+                    "UPDATE liteflow_dag_run SET rerun_of = 'r1' WHERE id = {0}",
+                    "UPDATE liteflow_task_instance SET end_reason = 'reused', try_number = 0 WHERE run_pk = {0}",
+                )
+            elif reason == "pruned":
+                said = (
+                    "UPDATE liteflow_dag_run SET end_reason = 'pruned' WHERE id = {0}",
+                    "UPDATE liteflow_task_instance SET try_number = 3 WHERE run_pk = {0}",  # those before are gone
+                )
+            else:
+                said = ()
+            for statement in said:
+                connection.exec_driver_sql(statement.format(run))
+    database.close()
+    assert open_history(db).find_run("etl/r1").mark("first", "failed") == 1
+    assert checking.check(db) == []
+
+    schema.downgrade(db, "0003")
+    with closing(sqlite3.connect(db)) as old:
+        words = "SELECT count(*) FROM liteflow_{} WHERE end_reason IN ('marked', 'reused', 'pruned')"
+        assert [old.execute(words.format(name)).fetchone() for name in ("dag_run", "task_instance", "task_try")] == [
+            (0,)
+        ] * 3
+        assert old.execute("SELECT run_id FROM liteflow_dag_run ORDER BY id").fetchall() == [("r1",), ("r2",)]
+        assert old.execute("SELECT state, min(try_number) FROM liteflow_task_instance GROUP BY 1").fetchall() == [
+            ("failed", 1),
+            ("success", 1),
+        ]
+        assert old.execute("PRAGMA foreign_key_check").fetchall() == []
+    schema.upgrade(db)
+    assert checking.check(db) == []
 
 
 def test_a_migration_that_fails_in_the_middle_leaves_nothing(db: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,15 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from liteflow import Dag, DagRun, ExecutorService, SkipTask, setup, task, teardown
-from liteflow.errors import NotFoundError, ParamError, RunConflictError, RunOwnedError
+from liteflow.errors import NotFoundError, ParamError, RunActiveError, RunConflictError, RunOwnedError
 from tests.conftest import Script, liteflow, wait_until
 
 
@@ -359,8 +361,22 @@ def test_fail_fast_wants_all_that_failed_to_be_cleared(db: str, tmp_path: Path) 
     with pytest.raises(RunConflictError, match="clear all that failed: liteflow clear fast/r --failed"):
         over.clear("work")
     flag.touch()
+    assert over.clear(failed=True) == 3, "what the early end skipped too"
+    done = dag.resume("r", progress=False)
+    assert (done.state, set(states(done).values())) == ("success", {"success"})
+
+
+def test_what_a_cancel_or_timeout_left_out_counts_as_failed_when_it_is_cleared(db: str, tmp_path: Path) -> None:
+    said, flag = tmp_path / "said", tmp_path / "flag"
+    with Dag("slow", db_path=db, dagrun_timeout=0.3) as dag:
+        wait_for.override(kill_grace_s=0)(str(said), str(flag)) >> say(str(said), "after")
+    over = dag.run(run_id="r", progress=False)
+    assert (over.end_reason, states(over)["say"]) == ("timeout", "skipped")
+    flag.touch()
     assert over.clear(failed=True) == 2
-    assert dag.resume("r", progress=False).state == "success"
+    dag.dagrun_timeout_s = None
+    assert set(states(dag.resume("r", progress=False)).values()) == {"success"}
+    assert said.read_text().split()[-1] == "after"
 
 
 KILLED = """
@@ -431,6 +447,84 @@ def test_an_interrupted_run_can_be_put_right(how: str, script: Callable[..., Scr
     else:
         assert over.xcom("last") == 3
         assert over.task_instance("first").try_number == (3 if "again" in how else 2)
+
+
+@task
+def skip_first(flag: str) -> None:
+    if not os.path.exists(flag):
+        raise SkipTask("not yet")
+
+
+def test_a_try_that_skipped_is_remembered_as_that(db: str, tmp_path: Path) -> None:
+    with Dag("skips", db_path=db) as dag:
+        skip_first(str(tmp_path / "flag"))
+    assert dag.run(run_id="r", progress=False).clear("skip_first") == 1
+    (tmp_path / "flag").touch()
+    done = dag.resume("r", progress=False)
+    assert [(one.try_number, str(one.state)) for one in done.tries()] == [(1, "skipped")]
+    assert states(done) == {"skip_first": "success"}
+
+
+@pytest.fixture
+def held(db: str, tmp_path: Path) -> Dag:
+    """A dag whose task waits for the file `flag`, and wants the run before to be well; its run `r` waits, cleared."""
+    with Dag("held", db_path=db) as dag:
+        wait_for.override(kill_grace_s=0, depends_on_past=True)(str(tmp_path / "said"), str(tmp_path / "flag"))
+    with ExecutorService(db, max_workers=1) as service:
+        handle = service.submit(dag, run_id="r", logical_date=datetime(2026, 1, 1, tzinfo=UTC))
+        handle.cancel()
+        run = handle.wait()
+    assert run.clear("wait_for") == 1
+    return dag
+
+
+def test_a_cleared_run_that_a_service_is_about_to_take_up_goes_on(held: Dag, tmp_path: Path) -> None:
+    with ExecutorService(held.db_path, dags=[held], max_workers=1):
+        with pytest.raises(RunActiveError, match="run 'r' of dag 'held' is still going"):
+            held.run(alone=True, progress=False)
+        (tmp_path / "flag").touch()
+
+
+def test_a_cleared_run_that_no_service_takes_up_does_not_go_on(
+    held: Dag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flag").touch()
+    assert held.run(alone=True, logical_date=datetime(2025, 1, 1, tzinfo=UTC), progress=False).state == "success"
+    monkeypatch.setattr("liteflow.execution.waiting.TAKE_UP_S", 0.2)
+    with ExecutorService(held.db_path, max_workers=1):  # it does not know the dag
+        assert held.run(alone=True, logical_date=datetime(2025, 1, 2, tzinfo=UTC), progress=False).state == "success"
+        over = held.run(logical_date=datetime(2026, 1, 2, tzinfo=UTC), progress=False)
+    assert over.task_instance("wait_for").error == "depends_on_past: 'wait_for' is pending in the run before, 'r'"
+
+
+def test_a_task_waits_for_its_past_while_a_service_may_take_that_up(held: Dag, tmp_path: Path) -> None:
+    (tmp_path / "flag").touch()
+    with (
+        ExecutorService(held.db_path, max_workers=1) as other,
+        ExecutorService(held.db_path, max_workers=1, recover=False) as service,
+    ):
+        handle = service.submit(held, logical_date=datetime(2026, 1, 2, tzinfo=UTC))
+        wait_until(lambda: handle.state == "running", "it has been begun")
+        other.register(held)
+        assert handle.wait(30).state == "success"
+    assert [run.state for run in held.runs()] == ["success", "success"]
+
+
+def test_a_resume_waits_for_a_take_up_of_which_the_loop_is_about_to_hear(held: Dag, tmp_path: Path) -> None:
+    (tmp_path / "flag").touch()
+    with (
+        ExecutorService(held.db_path, dags=[held], max_workers=1, recover=False) as service,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert service._recoverer is not None
+        assert service._loop is not None
+        taken = service._recoverer.take_up(service._prepare(held), service._recorded(held, "r"))
+        assert taken is not None
+        resumed = pool.submit(service.resume, held, "r")
+        with pytest.raises(TimeoutError):
+            resumed.result(0.1)
+        service._loop.adopt(taken)
+        assert resumed.result(30).wait(30).state == "success"
 
 
 # Marking
