@@ -247,7 +247,7 @@ def test_the_run_before_is_the_one_with_the_latest_earlier_date(database: Databa
     set_state(database, each[1:2], S.FAILED)
     found = before(database, this)
     assert found is not None
-    assert (found.run_pk, found.run_id, found.run_state) == (run_pk, "mid", RunState.QUEUED)
+    assert (found.pk, found.run_id, found.state) == (run_pk, "mid", RunState.QUEUED)
     assert found.owner is not None
     assert (found.owner.pk, found.owner.token) == (owner, "token")
     assert found.instances == [(0, S.PENDING), (1, S.FAILED), (2, S.PENDING)]
