@@ -67,7 +67,7 @@ class BillingApp:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.service.stop(cancel=kind is not None)
+        self.service.stop(None, cancel=kind is not None)
 
     def bill(self, customer: str, month: str) -> RunHandle:
         """Begin to bill a customer for a month, and return at once.

@@ -65,6 +65,7 @@ __all__ = [
     "RetryDecision",
     "RetryPolicy",
     "RetryRule",
+    "RunEvent",
     "RunHandle",
     "RunState",
     "SkipTask",
@@ -94,6 +95,7 @@ _LATER = {
     "RetryDecision": "liteflow.authoring.retry_policy",
     "RetryPolicy": "liteflow.authoring.retry_policy",
     "RetryRule": "liteflow.authoring.retry_policy",
+    "RunEvent": "liteflow.execution.active",
     "RunHandle": "liteflow.execution.handle",
     "read_session": "liteflow.storage.history",
 }

@@ -124,6 +124,15 @@ class RunInterruptedError(LiteflowError):
     run_id: str
 
 
+class TaskFailedError(LiteflowError):
+    """A task whose result was asked for did not succeed. Facts: `run_id`, `task_id`, `map_index`, `state`."""
+
+    run_id: str
+    task_id: str
+    map_index: int
+    state: str
+
+
 class NotFoundError(LiteflowError, LookupError):
     """No dag, run, task instance or XCom of that name. Facts: `identifier`."""
 

@@ -61,6 +61,7 @@ _DAG_OPTIONS = [
     "durability",
     "max_crashes",
     "max_active_tasks",
+    "max_active_runs",
     "fail_fast",
     "dagrun_timeout",
     "on_success_callback",
@@ -96,18 +97,20 @@ class Dag:
             load(extract("2026-01-01"))
 
     `dag_id`: 1 to 250 letters, digits, `_`, `.`, `-`. `db_path`: the database of its runs, a path or an SQLAlchemy
-    URL of SQLite; default `$LITEFLOW_DB`, else `liteflow.db`. `params`: names and defaults; what a run gives is laid
-    over them, and no other names are allowed; a `Param` has a JSON schema that values must fit. `default_args`: task
-    options for every task. `durability`: `"normal"` (a power cut in mid-run can cost repeated tasks) or `"full"`
-    (every commit is on the disk before anything follows from it). `max_crashes` (default 3): a task under which the
-    executor service died so many times has failed. `max_active_tasks`: how many tasks of one run may
-    run at once. `fail_fast`: the first failure ends the run, but for teardowns. `dagrun_timeout` (seconds or
-    timedelta): a run that takes longer is ended as failed. `on_success_callback`, `on_failure_callback`: functions
-    that are called with the context when a run has ended so. `render_template_as_native_obj`: whether Jinja templates
-    give Python objects and not text. `retain_runs`, `retain_days`: of the runs that are over only so many, the newest,
-    and those that ended at most so many days ago are kept; older ones are deleted with their logs and XComs after a run
-    has ended. None keeps all. `tags`: text to find it by. `schedule` is accepted and inert: liteflow has no
-    scheduler, and says so once. A mistake raises DagError with the file and line.
+    URL of SQLite; default `$LITEFLOW_DB`, else `liteflow.db`. `params`: names and defaults; what a run gives is
+    laid over them, and no other names are allowed; a `Param` has a JSON schema that values must fit.
+    `default_args`: task options for every task. `durability`: `"normal"` (a power cut in mid-run can cost repeated
+    tasks) or `"full"` (every commit is on the disk before anything follows from it). `max_crashes` (default 3): a
+    task under which the executor service died so many times has failed. `max_active_tasks`: how many tasks of one
+    run may run at once. `max_active_runs`: how many runs of the dag may go on at once, over all processes that use
+    the database; further ones wait as `queued`. None is no limit. `fail_fast`: the first failure ends the run, but
+    for teardowns. `dagrun_timeout` (seconds or timedelta): a run that takes longer is ended as failed.
+    `on_success_callback`, `on_failure_callback`: functions that are called with the context when a run has ended
+    so. `render_template_as_native_obj`: whether Jinja templates give Python objects and not text. `retain_runs`,
+    `retain_days`: of the runs that are over only so many, the newest, and those that ended at most so many days ago
+    are kept; older ones are deleted with their logs and XComs after a run has ended. None keeps all. `tags`: text
+    to find it by. `schedule` is accepted and inert: liteflow has no scheduler, and says so once. A mistake raises
+    DagError with the file and line.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class Dag:
         durability: str = "normal",
         max_crashes: int = 3,
         max_active_tasks: int | None = None,
+        max_active_runs: int | None = None,
         fail_fast: bool = False,
         dagrun_timeout: float | timedelta | None = None,
         on_success_callback: Callable[..., Any] | list[Callable[..., Any]] | None = None,
@@ -150,6 +154,7 @@ class Dag:
         self.durability = durability
         self.max_crashes = dag_count("max_crashes", max_crashes, self.place) or 1
         self.max_active_tasks = dag_count("max_active_tasks", max_active_tasks, self.place)
+        self.max_active_runs = dag_count("max_active_runs", max_active_runs, self.place)
         self.fail_fast: bool = self._checked("fail_fast", fail_fast, bool, "True or False", False)
         self.dagrun_timeout_s = dag_timedelta("dagrun_timeout", dagrun_timeout, self.place)
         self.on_success_callback = dag_callbacks("on_success_callback", on_success_callback, self.place)
@@ -481,6 +486,39 @@ class Dag:
             executor=executor,
             progress=progress,
         )
+
+    async def arun(
+        self,
+        params: Mapping[str, Any] | None = None,
+        *,
+        run_id: str | None = None,
+        logical_date: datetime | None = None,
+        alone: bool = False,
+        max_workers: int | None = None,
+        executor: Executor | None = None,
+    ) -> DagRun:
+        """As `run`, in a coroutine: the event loop goes on meanwhile, and nothing is shown.
+
+        Cancelling the task that waits cancels the run; CancelledError comes when what ran has been told to end, within
+        its grace. That holds for Ctrl-C too, which asyncio turns into it.
+        """
+        self._refuse_metadata_only("arun")
+        refuse_while_loading("dag.arun()")
+        import asyncio
+        from importlib import import_module
+
+        # In a thread: it takes as long as the event loop must not be held up.
+        running = await asyncio.to_thread(import_module, "liteflow.execution.running")
+        over: DagRun = await running.arun_dag(
+            self,
+            params,
+            run_id=run_id,
+            logical_date=logical_date,
+            alone=alone,
+            max_workers=max_workers,
+            executor=executor,
+        )
+        return over
 
     def resume(
         self,

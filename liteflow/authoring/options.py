@@ -348,7 +348,6 @@ _MISSING_TASK_OPTIONS = frozenset(
 )
 MISSING_DAG_OPTIONS = frozenset(
     [
-        "max_active_runs",
         "template_searchpath",
         "template_undefined",
         "user_defined_macros",

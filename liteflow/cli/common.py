@@ -281,6 +281,7 @@ def run_document(run: DagRun) -> dict[str, Any]:
         "duration_s": seconds(run.duration),
         "params": plain_json("json", run.params_json.encode()),
         "rerun_of": run.rerun_of,
+        "priority": run.priority,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +44,7 @@ class RunEvent(NamedTuple):
     map_index: int = -1
     state: TaskInstanceState | RunState | None = None
     try_number: int = 0
-    reason: EndReason | None = None
+    end_reason: EndReason | None = None
     error: str | None = None
     duration_s: float | None = None
     text: str | None = None
@@ -68,6 +69,7 @@ class ActiveRun:
         logical_date: datetime,
         params_json: str,
         created_us: int,
+        priority: int = 0,
         listener: Listener | None = None,
     ) -> None:
         self.prepared = prepared
@@ -77,6 +79,7 @@ class ActiveRun:
         self.params_json = params_json
         self.logical_date_us = to_microseconds(logical_date)
         self.created_us = created_us
+        self.priority = priority
         self.core = RunCore(
             prepared.specs,
             units=prepared.unit_specs,
@@ -87,10 +90,12 @@ class ActiveRun:
         """Keys of the task instances, by number; those of a run that is taken up again come with `restored`."""
         self.ready = ReadyQueue(prepared, self.core)
         self.running: set[int] = set()
-        self.listener = listener
+        self.listeners = [] if listener is None else [listener]
         self.error: BaseException | None = None
         """Why `wait()` raises instead of returning the run."""
         self.over = threading.Event()
+        self._mutex = threading.Lock()
+        self._when_over: list[Callable[[], None]] = []
         self.alone: set[int] = set()
         """Task instances that crashed once: they run without others in their slot from then on."""
         self.first_look_us: dict[int, int] = {}
@@ -159,13 +164,35 @@ class ActiveRun:
 
     def tell(self, event: RunEvent) -> None:
         """Pass an event on to whoever listens."""
-        if self.listener is None:
-            return
-        try:
-            self.listener(event)
-        except Exception:  # a stranger's code in the service's thread: it must not end the runs of others
-            logging.getLogger("liteflow").exception("the listener of run %s raised, and is told no more", self.run_id)
-            self.listener = None
+        for listener in list(self.listeners):
+            try:
+                listener(event)
+            except Exception:  # a stranger's code in the service's thread: it must not end the runs of others
+                logging.getLogger("liteflow").exception(
+                    "the listener of run %s raised, and is told no more", self.run_id
+                )
+                self.ignore(listener)
+
+    def ignore(self, listener: Listener) -> None:
+        """Tell a listener no more. From any thread."""
+        with contextlib.suppress(ValueError):  # it was told no more already
+            self.listeners.remove(listener)
+
+    def end(self) -> None:
+        """The run is over, or this service has nothing to do with it any more: `wait()` returns, or raises `error`."""
+        with self._mutex:
+            self.over.set()
+            calls, self._when_over = self._when_over, []
+        for call in calls:
+            call()
+
+    def when_over(self, call: Callable[[], None]) -> None:
+        """Have `call` called, in the service's thread, once `end` is; at once when it was."""
+        with self._mutex:
+            if not self.over.is_set():
+                self._when_over.append(call)
+                return
+        call()
 
     def note(self, changes: list[Change]) -> None:
         """Keep the queue in step with the core's changes."""

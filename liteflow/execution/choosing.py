@@ -1,4 +1,4 @@
-"""What runs next: fair between runs, by weight within one, as much at once as a slot is good for."""
+"""What runs next: by priority, fair between runs of one, by weight within a run, and as much as a slot is good for."""
 
 from __future__ import annotations
 
@@ -25,13 +25,25 @@ class Chooser:
         self._engine = engine
         self._pools = pools
         self.order: deque[ActiveRun] = deque()
-        """Runs in turn: the one that was served last is at the end."""
+        """Runs by falling priority, and those of one priority in turn: the one that was served last is at their end."""
         self.unplaced: deque[Job] = deque()
         """Jobs that are claimed and between two slots."""
         self.callbacks: deque[Job] = deque()
         """Callbacks that wait for a slot."""
         self._experience: dict[int, float] = {}
         """Of each function: how long it takes, in seconds."""
+
+    def remove(self, run: ActiveRun) -> None:
+        """The run is not chosen from any more."""
+        if run in self.order:
+            self.order.remove(run)
+
+    def add(self, run: ActiveRun) -> None:
+        """Put a run behind the last one of at least its priority."""
+        place = len(self.order)
+        while place and self.order[place - 1].priority < run.priority:
+            place -= 1
+        self.order.insert(place, run)
 
     def choose(self, turn: Turn) -> None:
         """Claim as much as there is room for in the engine, and place what waits between two slots."""
@@ -70,7 +82,10 @@ class Chooser:
             budget -= expected
 
     def _next(self) -> tuple[ActiveRun, int] | None:
-        """The task instance that is next: of the run whose turn it is, the one with the greatest weight that may go."""
+        """The task instance that is next: of the run whose turn it is, the one with the greatest weight that may go.
+
+        A run of a lesser priority has its turn when those above have nothing that may go.
+        """
         for run in self.order:
             limit = run.dag.max_active_tasks
             if limit is not None and len(run.running) >= limit:
@@ -90,7 +105,8 @@ class Chooser:
     def _claim(self, vacancy: int, run: ActiveRun, index: int, expected_s: float | None, turn: Turn) -> None:
         run.ready.pop(index)
         if len(self.order) > 1:
-            self.order.rotate(-1 - self.order.index(run))
+            self.order.remove(run)
+            self.add(run)
         resumed = run.core.is_resumed(index)
         run.core.claim(index)
         run.running.add(index)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from liteflow.authoring.xcomarg import RETURN_VALUE
 from liteflow.errors import DagError, LiteflowError, MissingMainGuard, RunInterruptedError
 from liteflow.execution import recorder, telling
+from liteflow.execution.admission import Admission
 from liteflow.execution.choosing import Chooser
 from liteflow.execution.clock import clock_us
 from liteflow.execution.jobs import Engine, Events, Job, LogLine, Outcome
@@ -39,7 +40,7 @@ from liteflow.storage.xcoms import encode
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from liteflow.execution.active import ActiveRun, Stored
+    from liteflow.execution.active import ActiveRun, Listener, Stored
     from liteflow.execution.pools import PoolGuard
     from liteflow.execution.recovery import TakenUp
     from liteflow.storage.engine import Database
@@ -114,6 +115,7 @@ class Loop:
         """Whether it ends without waiting for what runs."""
         # From here on its own thread's.
         self.runs: dict[int, ActiveRun] = {}
+        self._admission = Admission(database, executor_pk)
         self._chooser = Chooser(engine, pools)
         self._maker = JobMaker()
         self._retention = Retention(database, executor_pk)
@@ -146,7 +148,7 @@ class Loop:
 
     def begin(self, run: ActiveRun) -> bool:
         """Have it drive a run that is recorded as queued; False when it takes nothing more."""
-        return self.tell(lambda turn: self._begin(run, turn), run)
+        return self.tell(lambda turn: self._let_in(run, turn), run)
 
     def adopt(self, taken: TakenUp) -> bool:
         """Have it go on with a run that was taken up; False when it takes nothing more."""
@@ -164,7 +166,12 @@ class Loop:
 
     def cancel(self, run: ActiveRun) -> None:
         """Have it end a run."""
-        self.tell(lambda turn: self._cancel(run, turn) if run.pk in self.runs else None)
+        self.tell(lambda turn: self._cancel_of(run.pk, turn))
+
+    def listen(self, run: ActiveRun, listener: Listener) -> None:
+        """Have `listener` told of a run: first where it stands, then everything that happens. Nothing is told of one
+        that the loop does not drive."""
+        self.tell(lambda turn: turn.listening.append((run, listener)))
 
     def stop(self, *, cancel: bool) -> None:
         """Have it end once all runs are over; with `cancel` they are ended first."""
@@ -185,7 +192,8 @@ class Loop:
 
     def _may_end(self) -> bool:
         with self.mutex:
-            is_idle = not self.runs or (self.is_interrupted and (self.must_kill or not self._in_hand()))
+            is_idle = not (self.runs or self._admission.waiting)
+            is_idle |= self.is_interrupted and (self.must_kill or not self._in_hand())
             self.is_closed = self.is_stopping and is_idle and not self.inbox
             return self.is_closed
 
@@ -206,6 +214,7 @@ class Loop:
         self._take_events(events, turn)
         self._ring_timers(turn)
         self._look_around(turn)
+        self._admit(turn)
         self._settle(turn)
         if not self.is_interrupted:
             self._chooser.choose(turn)
@@ -213,11 +222,15 @@ class Loop:
         jobs = self._commit(turn) if turn else []
         for vacancy, several in _by_vacancy([*turn.placed, *jobs]).items():
             self._engine.submit(vacancy, several)
-        if any(run.listener is not None for run in self.runs.values()):
+        if any(run.listeners for run in self.runs.values()):
             telling.tell(turn)
+        for run, listener in turn.listening:
+            if run.pk in self.runs or run in self._admission.waiting:
+                telling.tell_standing(run, listener, has_begun=run.pk in self.runs)
+                run.listeners.append(listener)
         for run in turn.over:
             self._forget(run)
-            run.over.set()
+            run.end()
             self._retention.note(run)
         if self._retention.is_due and not self.is_stopping:
             self._retention.step(is_busy=bool(self.runs), is_free=not turn)
@@ -226,7 +239,7 @@ class Loop:
         """How long the loop may sleep."""
         if self.inbox or self._chooser.callbacks:
             return 0.0 if self.inbox else CALLBACK_POLL_S
-        wait = IDLE_POLL_S if self.runs else MOST_REST_S
+        wait = IDLE_POLL_S if self.runs or self._admission.waiting else MOST_REST_S
         if self._recover is not None:
             wait = min(wait, LOOK_AGAIN_S)
         if self._fresh:
@@ -256,9 +269,26 @@ class Loop:
                 )
                 self._engine.answer(job, number, tuple(tuple(row) for row in rows))
 
+    def _let_in(self, run: ActiveRun, turn: Turn) -> None:
+        """Begin a run, or have it wait until its dag's other runs are over."""
+        if run.dag.max_active_runs is None:
+            self._begin(run, turn)
+        else:
+            self._admission.add(run)
+
+    def _admit(self, turn: Turn) -> None:
+        """Begin the runs that may by now."""
+        if not self._admission.is_due or not self._admission.waiting or self.is_interrupted:
+            return
+        begun, lost = self._admission.admit()
+        for run in begun:
+            self._begin(run, turn)
+        for run in lost:
+            run.end()
+
     def _begin(self, run: ActiveRun, turn: Turn) -> None:
         self.runs[run.pk] = run
-        self._chooser.order.append(run)
+        self._chooser.add(run)
         turn.begun.append(run)
         if run.dag.dagrun_timeout_s is not None:
             heapq.heappush(self._timers, (time.monotonic() + run.dag.dagrun_timeout_s, run.pk, _RUN_TIMEOUT))
@@ -268,7 +298,7 @@ class Loop:
         """Go on with a run that was taken up, and is recorded as ours."""
         run = taken.run
         self.runs[run.pk] = run
-        self._chooser.order.append(run)
+        self._chooser.add(run)
         turn.taken_up.append(run)
         now = time.monotonic()
         if run.dag.dagrun_timeout_s is not None:
@@ -466,7 +496,7 @@ class Loop:
             self._recover_at = now + LOOK_AGAIN_S
             for taken in self._recover():
                 self._adopt(taken, turn)
-        if not self.runs or now < self._next_look:
+        if not (self.runs or self._admission.waiting) or now < self._next_look:
             return
         self._next_look = now + IDLE_POLL_S
         self._database.refuse_other_file()
@@ -475,6 +505,7 @@ class Loop:
             return
         self._look_again_at = now + LOOK_AGAIN_S
         self._pools.look_again()
+        self._admission.is_due = True
         self._ask_for_the_past(turn)
         if version == self._seen_version:
             return
@@ -488,8 +519,7 @@ class Loop:
         if lost:
             self._drop(lost, turn)
         for pk in wanted:
-            if pk in self.runs:
-                self._cancel(self.runs[pk], turn)
+            self._cancel_of(pk, turn)
         for run_pk, task_id, map_index in tasks:
             if run_pk in self.runs:
                 self._cancel_instance(self.runs[run_pk], task_id, map_index, turn)
@@ -506,6 +536,14 @@ class Loop:
                 self._apply(run, run.core.past_known(task, past.error), turn)
 
     # Ending
+
+    def _cancel_of(self, pk: int, turn: Turn) -> None:
+        """End a run that is driven here, or waits here to begin."""
+        waiting = self._admission.pop(pk)
+        if waiting is not None:
+            self._begin(waiting, turn)  # it is begun only to be ended, whatever else goes on
+        if pk in self.runs:
+            self._cancel(self.runs[pk], turn)
 
     def _cancel(self, run: ActiveRun, turn: Turn, *, spare_teardowns: bool = True) -> None:
         self._end_early(run, EndReason.CANCELLED, turn, spare_teardowns=spare_teardowns)
@@ -619,12 +657,12 @@ class Loop:
                 if job_of_try is not None:
                     self._engine.cancel(job_of_try, EndReason.LOST)
             self._forget(run)
-            run.over.set()
+            run.end()
 
     def _forget(self, run: ActiveRun) -> None:
         self.runs.pop(run.pk, None)
-        if run in self._chooser.order:
-            self._chooser.order.remove(run)
+        self._chooser.remove(run)
+        self._admission.is_due = True
 
     def _stored_inputs(self, connection: Connection, turn: Turn) -> Stored:
         missing = {pk for claim in turn.claims for pk in claim.run.missing_values(claim.index)}
@@ -668,20 +706,20 @@ class Loop:
         """The loop ends in good order; runs that are not over can be taken up again."""
         if not self.is_interrupted:
             self._retention.finish(lambda: self.must_kill)
-        for run in self.runs.values():
+        for run in [*self.runs.values(), *self._admission.waiting]:
             run.error = RunInterruptedError(
                 f"run {run.run_id!r} of dag {run.dag.dag_id!r} is not finished: its service was stopped. "
                 f"Go on with it: dag.resume({run.run_id!r})",
                 run_id=run.run_id,
             )
-            run.over.set()
+            run.end()
 
     def _note_stop(self, _turn: Turn) -> None:
         self.is_stopping = True
 
     def _cancel_all(self, turn: Turn) -> None:
-        for run in list(self.runs.values()):
-            self._cancel(run, turn)
+        for pk in [*self.runs, *(run.pk for run in self._admission.waiting)]:
+            self._cancel_of(pk, turn)
 
     def _give_up(self, error: BaseException) -> None:
         """The loop cannot go on: its runs stay as they are recorded, and whoever waits for them is told why."""
@@ -690,9 +728,9 @@ class Loop:
             self.is_stopping = self.is_closed = True
             waiting = [run for _, run in self.inbox if run is not None]
             self.inbox.clear()
-        for run in [*self.runs.values(), *waiting]:
+        for run in [*self.runs.values(), *self._admission.waiting, *waiting]:
             run.error = error if isinstance(error, LiteflowError) else _bug(run, error)
-            run.over.set()
+            run.end()
 
 
 def _bug(run: ActiveRun, error: BaseException) -> RunInterruptedError:

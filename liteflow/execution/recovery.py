@@ -19,6 +19,7 @@ from liteflow.authoring.mapping import Items
 from liteflow.authoring.task import BRANCH, SHORT_CIRCUIT
 from liteflow.errors import LiteflowError, RunConflictError, RunOwnedError
 from liteflow.execution.active import ActiveRun, Listener
+from liteflow.execution.admission import room_for
 from liteflow.execution.clock import clock_us
 from liteflow.execution.differences import Differences, differences
 from liteflow.execution.liveness import LEFTOVERS_S, OWNER_DIED, end_leftovers, is_alive, state_of_owner
@@ -103,9 +104,10 @@ class Recoverer:
         ]
 
     def take_up_unasked(self, prepared: PreparedDag, run: RecordedRun) -> TakenUp | None:
-        """As `take_up`; what cannot be taken up is told once in the log, and tried again later: a command may help."""
+        """As `take_up`, within `max_active_runs`; what cannot be taken up is told once in the log, and tried again
+        later: a command may help."""
         try:
-            return self.take_up(prepared, run)
+            return self.take_up(prepared, run, within_limit=True)
         except LiteflowError as error:
             before, _ = self._refused.get(run.pk, ("", 0.0))
             self._refused[run.pk] = (str(error), time.monotonic() + REFUSED_S)
@@ -122,9 +124,11 @@ class Recoverer:
         *,
         accept_changes: bool = False,
         force: bool = False,
+        within_limit: bool = False,
         listener: Listener | None = None,
     ) -> TakenUp | None:
-        """Make the run ours. None when it does not stand any more as `run` says: somebody else was first.
+        """Make the run ours. None when it does not stand any more as `run` says: somebody else was first. With
+        `within_limit` also when `max_active_runs` other runs of the dag go on.
 
         Raises RunOwnedError while its owner lives, unless `force`, and RunConflictError when the dag has changed,
         unless `accept_changes`, or cannot go on at all.
@@ -135,6 +139,8 @@ class Recoverer:
             self._end_tries_of(run, owner)
         with self._database.write(durable=True) as connection:
             recovery.refuse_half_deleted(connection, run)
+            if within_limit and not room_for(connection, self._database, prepared.dag, self._executor_pk):
+                return None
             changes = self._changes(connection, prepared, run, accept_changes)
             if not recovery.take_over(connection, run, self._executor_pk, clock_us()):
                 return None
@@ -378,6 +384,7 @@ def _rebuild(
         logical_date=run.logical_date,
         params_json=run.params_json,
         created_us=_us(run.created_at),
+        priority=run.priority,
         listener=listener,
     )
     active.core.restore(

@@ -49,6 +49,43 @@ def run_dag(
     return _drive(dag, submit, max_workers=max_workers, executor=executor, progress=progress)
 
 
+async def arun_dag(
+    dag: Dag,
+    params: Mapping[str, Any] | None,
+    *,
+    run_id: str | None,
+    logical_date: datetime | None,
+    alone: bool,
+    max_workers: int | None,
+    executor: Executor | None,
+) -> DagRun:
+    """See `Dag.arun`."""
+    import asyncio
+
+    check_request(dag, params, run_id, logical_date)
+    service = ExecutorService(
+        dag.db_path, dags=[dag], max_workers=_slots_for(dag, max_workers, executor), executor=executor, recover=False
+    )
+
+    def begin() -> RunHandle:
+        service.start()
+        return service.submit(dag, params, run_id, logical_date, alone=alone)
+
+    async def end(*, cancel: bool) -> None:
+        await asyncio.wait([beginning])
+        await asyncio.to_thread(service.stop, None, cancel=cancel)
+
+    beginning = asyncio.ensure_future(asyncio.to_thread(begin))
+    try:
+        handle = await asyncio.shield(beginning)
+        run = await handle
+    except BaseException:
+        await asyncio.shield(asyncio.ensure_future(end(cancel=True)))
+        raise
+    await asyncio.shield(asyncio.ensure_future(end(cancel=False)))
+    return run
+
+
 def resume_dag(
     dag: Dag,
     run_id: str,
@@ -106,8 +143,7 @@ def _drive(
             events.put(event)
 
     display = choose_display(progress)
-    if executor is None:  # no more slots than there are tasks to fill them
-        max_workers = min(max_workers or usable_cpus(), max(1, len(dag.tasks)))
+    max_workers = _slots_for(dag, max_workers, executor)
     handle = None
     with StopSignals() as signals:
         try:
@@ -135,6 +171,11 @@ def _drive(
             if display is not None and handle is not None and handle.is_driven_here:
                 _say_how_to_go_on(dag, handle)
             raise
+
+
+def _slots_for(dag: Dag, max_workers: int | None, executor: Executor | None) -> int | None:
+    """No more slots than there are tasks to fill them."""
+    return max_workers if executor is not None else min(max_workers or usable_cpus(), max(1, len(dag.tasks)))
 
 
 def _wait(handle: RunHandle, signals: StopSignals) -> DagRun:

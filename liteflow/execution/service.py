@@ -31,6 +31,8 @@ from liteflow.states import EndReason, RunState
 from liteflow.storage.xcoms import decode
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sqlalchemy import Connection
 
     from liteflow.execution.active import ActiveRun, Listener
@@ -44,8 +46,13 @@ if TYPE_CHECKING:
     from liteflow.storage.history import DagRun, History
     from liteflow.storage.recovery import RecordedRun
 
+STOP_GRACE_S = 10.0
+"""How long what runs may go on when a service is stopped."""
+
 INTERRUPT_GRACE_S = 5.0
 """How long what runs may go on when a service is interrupted."""
+
+MOST_PRIORITY = 2**31 - 1
 
 TAKEN_UP_POLL_S = 0.05
 """How often it is looked whether a run has been taken up."""
@@ -188,11 +195,15 @@ class ExecutorService:
         params: Mapping[str, Any] | None = None,
         run_id: str | None = None,
         logical_date: datetime | None = None,
+        priority: int = 0,
         *,
         alone: bool = False,
         listener: Listener | None = None,
     ) -> RunHandle:
         """Commit a run as queued and return at once. See `Dag.run` for the arguments.
+
+        `priority`: of several runs in this service, the slots go to those with the greatest first; runs with the same
+        one share them. It also says which of those begins next that wait for `max_active_runs`.
 
         `run_id` is an idempotency key: the run of that id, whoever drives it, is what the handle then stands for. One
         that was interrupted goes on here. With `alone` a new run is made only while no other run of the dag goes on,
@@ -203,15 +214,58 @@ class ExecutorService:
         self._refuse_when_unusable()
         prepared = self._prepare(dag)
         name, moment, params_json = check_request(dag, params, run_id, logical_date)
+        _check_priority(priority)
         assert self._pools is not None
         self._pools.check(prepared)
         must_match_date = logical_date is not None
         if alone:
             self._see_who_goes_on(dag.dag_id)
-        created = self._create(prepared, name, moment, params_json, must_match_date=must_match_date, alone=alone)
+        created = self._create(
+            prepared, name, moment, params_json, must_match_date=must_match_date, alone=alone, priority=priority
+        )
         if created is None:
             return self._stand_for(prepared, name, listener)
-        return self._begin(prepared, name, moment, params_json, created, listener)
+        return self._begin(prepared, name, moment, params_json, created, listener, priority)
+
+    async def asubmit(
+        self,
+        dag: Dag,
+        params: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        logical_date: datetime | None = None,
+        priority: int = 0,
+        *,
+        alone: bool = False,
+    ) -> RunHandle:
+        """As `submit`, without holding up the event loop while the run is committed. When the task that waits is
+        cancelled, so is the run."""
+        import asyncio
+
+        submitting = asyncio.ensure_future(
+            asyncio.to_thread(self.submit, dag, params, run_id, logical_date, priority, alone=alone)
+        )
+        try:
+            return await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(_cancel_what_was_submitted)
+            raise
+
+    def handle(self, dag: Dag | str, run_id: str) -> RunHandle:
+        """The handle of a run that is there already, whoever submitted it and whichever process drives it.
+
+        `dag`: the dag, or its id. Of one that the service knows the run goes on here when its process dies while
+        somebody waits for it. Raises NotFoundError.
+        """
+        self._refuse_when_unusable()
+        if isinstance(dag, Dag):
+            prepared: PreparedDag | None = self._prepare(dag)
+        else:
+            with self._mutex:
+                prepared = next((one for one in self._prepared.values() if one.dag.dag_id == dag), None)
+        dag_id = dag.dag_id if isinstance(dag, Dag) else dag
+        run = self._recorded(dag_id, run_id)
+        mine = self._loop.runs.get(run.pk) if self._loop is not None else None
+        return RunHandle(self, run.pk, mine, prepared)
 
     def _begin(
         self,
@@ -221,6 +275,7 @@ class ExecutorService:
         params_json: str,
         created: tuple[int, list[int], int],
         listener: Listener | None,
+        priority: int = 0,
     ) -> RunHandle:
         """Have the loop begin a run that was created just now."""
         from liteflow.execution.active import ActiveRun
@@ -234,6 +289,7 @@ class ExecutorService:
             logical_date=moment,
             params_json=params_json,
             created_us=created_us,
+            priority=priority,
             listener=listener,
         )
         if not self._tell_loop(run):
@@ -263,7 +319,7 @@ class ExecutorService:
         assert self._pools is not None
         self._pools.check(prepared)
         while True:
-            run = self._recorded(dag, run_id)
+            run = self._recorded(dag.dag_id, run_id)
             mine = self._loop.runs.get(run.pk) if self._loop is not None else None
             if run.state is RunState.SUCCESS or mine is not None:
                 return RunHandle(self, run.pk, mine, prepared)
@@ -292,7 +348,7 @@ class ExecutorService:
         prepared = self._prepare(dag)
         assert self._pools is not None
         self._pools.check(prepared)
-        source = self._recorded(dag, from_run)
+        source = self._recorded(dag.dag_id, from_run)
         if only_failed:
             _refuse_only_failed(source, params)
         known = decode("json", source.params_json.encode())
@@ -330,8 +386,13 @@ class ExecutorService:
         if self._loop is not None:
             self._loop.interrupt(INTERRUPT_GRACE_S)
 
-    def stop(self, *, cancel: bool = False) -> None:
-        """Stop: wait for the runs that the service drives or, with `cancel`, cancel them. A second call does nothing.
+    def stop(self, grace_s: float | None = STOP_GRACE_S, *, cancel: bool = False) -> None:
+        """Stop, and return when everything has ended. A second call does nothing.
+
+        Nothing more is begun, and what runs may go on for `grace_s` seconds before it is told to end. Runs that are not
+        over by then are gone on with by other services that know their dags, or by `resume`; waiting for them here
+        raises RunInterruptedError. With `grace_s=None`, as when the `with` block is left, it waits until the runs that
+        it drives are over; with `cancel` they are cancelled.
 
         Ctrl-C while it waits interrupts the service, see `interrupt`, and raises KeyboardInterrupt in the end.
         """
@@ -339,6 +400,8 @@ class ExecutorService:
         if thread is None or os.getpid() != self._pid:
             return
         assert self._loop is not None
+        if grace_s is not None and not cancel:
+            self._loop.interrupt(grace_s)
         self._loop.stop(cancel=cancel)
         interrupted: KeyboardInterrupt | None = None
         # Not join(): up to Python 3.12 a living thread counts as dead once that is interrupted.
@@ -360,7 +423,7 @@ class ExecutorService:
     ) -> None:
         if kind is not None and not issubclass(kind, Exception):
             self.interrupt()
-        self.stop(cancel=kind is not None and issubclass(kind, Exception))
+        self.stop(None, cancel=kind is not None and issubclass(kind, Exception))
 
     # Getting a run in
 
@@ -396,6 +459,7 @@ class ExecutorService:
         *,
         must_match_date: bool,
         alone: bool = False,
+        priority: int = 0,
         origin: Origin | None = None,
     ) -> tuple[int, list[int], int] | None:
         """Insert the run; None if there is one of that id, which is another request for the same.
@@ -432,6 +496,7 @@ class ExecutorService:
                     tasks=tasks,
                     now_us=now_us,
                     rerun_of=None if origin is None else origin.run.run_id,
+                    priority=priority,
                 )
                 if plan is not None and origin is not None:
                     places = [(task.task_id, index) for task in tasks for index in task.map_indexes]
@@ -481,23 +546,23 @@ class ExecutorService:
 
     # Runs that are there already
 
-    def _recorded(self, dag: Dag, run_id: str) -> RecordedRun:
+    def _recorded(self, dag_id: str, run_id: str) -> RecordedRun:
         from liteflow.errors import NotFoundError
         from liteflow.storage import recovery
 
         assert self._database is not None
         with self._database.read() as connection:
-            found = recovery.find_run(connection, dag.dag_id, run_id)
+            found = recovery.find_run(connection, dag_id, run_id)
         if found is None:
             raise NotFoundError(
-                f"{self._database.path}: no run {run_id!r} of dag {dag.dag_id!r}. See: liteflow runs", identifier=run_id
+                f"{self._database.path}: no run {run_id!r} of dag {dag_id!r}. See: liteflow runs", identifier=run_id
             )
         return found
 
     def _stand_for(self, prepared: PreparedDag, run_id: str, listener: Listener | None) -> RunHandle:
         """The handle of a run that was there already: one whose owner is gone goes on here."""
         while True:
-            run = self._recorded(prepared.dag, run_id)
+            run = self._recorded(prepared.dag.dag_id, run_id)
             mine = self._loop.runs.get(run.pk) if self._loop is not None else None
             if run.state.is_terminal or mine is not None or self._is_driven(run):
                 return RunHandle(self, run.pk, mine, prepared)
@@ -512,9 +577,13 @@ class ExecutorService:
         return run.owner is not None and is_alive(self._database.path, run.owner)
 
     def take_up_again(self, prepared: PreparedDag, run: DagRun) -> ActiveRun | None:
-        """Go on with a run whose owner has died while it was waited for; None if somebody else does."""
-        handle = self._stand_for(prepared, run.run_id, None)
-        return handle._run
+        """Go on with a run whose owner has died while it was waited for; None if somebody else does, it is over, or
+        `max_active_runs` others go on."""
+        recorded = self._recorded(prepared.dag.dag_id, run.run_id)
+        if recorded.state.is_terminal or self._is_driven(recorded):
+            return self._loop.runs.get(recorded.pk) if self._loop is not None else None
+        handle = self._take_up(prepared, recorded, within_limit=True)
+        return None if handle is None else handle._run
 
     def _take_up(
         self,
@@ -523,11 +592,19 @@ class ExecutorService:
         *,
         accept_changes: bool = False,
         force: bool = False,
+        within_limit: bool = False,
         listener: Listener | None = None,
     ) -> RunHandle | None:
         """Make the run ours and go on with it; None when somebody else was first."""
         assert self._recoverer is not None
-        taken = self._recoverer.take_up(prepared, run, accept_changes=accept_changes, force=force, listener=listener)
+        taken = self._recoverer.take_up(
+            prepared,
+            run,
+            accept_changes=accept_changes,
+            force=force,
+            within_limit=within_limit,
+            listener=listener,
+        )
         if taken is None:
             return None
         if self._loop is None or not self._loop.adopt(taken):
@@ -599,6 +676,20 @@ def _checked_pools(pools: Mapping[str, int]) -> dict[str, int]:
         if isinstance(slots, bool) or not isinstance(slots, int) or slots < 0:
             raise ServiceError(f"pool {name!r} cannot have {slots!r} slots; use a whole number, 0 or more")
     return dict(pools)
+
+
+def _check_priority(priority: int) -> None:
+    if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > MOST_PRIORITY:
+        raise ServiceError(f"priority={priority!r} must be a whole number, at most {MOST_PRIORITY:,} either way")
+
+
+def _cancel_what_was_submitted(submitting: asyncio.Future[RunHandle]) -> None:
+    import asyncio
+
+    if not submitting.cancelled() and submitting.exception() is None:
+        handle = submitting.result()
+        if not handle._cancel_here():
+            asyncio.get_running_loop().run_in_executor(None, handle.cancel)
 
 
 def _refuse_only_failed(source: RecordedRun, params: Mapping[str, Any] | None) -> None:

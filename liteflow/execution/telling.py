@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from liteflow.execution.active import RunEvent
+from liteflow.execution.active import ActiveRun, Listener, RunEvent
 from liteflow.execution.clock import clock_us
 from liteflow.execution.jobs import Job, LogLine, Outcome
 from liteflow.execution.turn import Turn
@@ -35,28 +35,43 @@ def tell(turn: Turn) -> None:
     for run in turn.taken_up:
         run.tell(RunEvent("run", state=RunState.RUNNING))
         for index, stood in enumerate(run.core.states):
-            if stood.is_terminal and run.listener is not None:
+            if stood.is_terminal and run.listeners:
                 run.tell(RunEvent("kept", run.task(index).task_id, run.map_index(index), stood))
     for run, expansion in turn.expansions:
         for task in expansion.tasks:
             run.tell(RunEvent("expanded", run.prepared.tasks[task].task_id, size=expansion.size))
     for job, line in turn.lines:
-        if job.run.listener is not None:
+        if job.run.listeners:
             job.run.tell(RunEvent("line", job.name, job.map_index, try_number=job.try_number, text=line.text))
     for job, outcome, change in turn.ended:
-        if job.run.listener is not None:
+        if job.run.listeners:
             took = (outcome.ended_us - outcome.started_us) / 1e6 if outcome.ended_us and outcome.started_us else None
             where = (job.name, job.map_index)
             job.run.tell(RunEvent("task", *where, change.state, job.try_number, change.reason, outcome.error, took))
     for run, change in turn.changes:
-        if run.listener is not None:
+        if run.listeners:
             where = (run.task(change.index).task_id, run.map_index(change.index))
-            run.tell(RunEvent("task", *where, change.state, reason=change.reason, error=change.error))
+            number = run.core.try_numbers[change.index]
+            run.tell(RunEvent("task", *where, change.state, number, change.reason, change.error))
     for claim in turn.claims:
         run, index = claim.run, claim.index
-        if run.listener is not None:
+        if run.listeners:
             where = (run.task(index).task_id, run.map_index(index))
             run.tell(RunEvent("task", *where, TaskInstanceState.RUNNING, run.core.try_numbers[index]))
     for run in turn.over:
         state, reason = run.core.outcome()
-        run.tell(RunEvent("run", state=state, reason=reason))
+        run.tell(RunEvent("run", state=state, end_reason=reason))
+
+
+def tell_standing(run: ActiveRun, listener: Listener, *, has_begun: bool) -> None:
+    """After the commit: tell one that begins to listen where the run stands."""
+    events = [RunEvent("run", state=RunState.RUNNING if has_begun else RunState.QUEUED)]
+    for index, state in enumerate(run.core.states):
+        if state is not TaskInstanceState.PENDING:
+            number = run.core.try_numbers[index]
+            events.append(RunEvent("task", run.task(index).task_id, run.map_index(index), state, number))
+    if run.core.finished and not run.open_callbacks:
+        state_of_run, reason = run.core.outcome()
+        events.append(RunEvent("run", state=state_of_run, end_reason=reason))
+    for event in events:
+        listener(event)

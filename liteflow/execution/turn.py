@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from liteflow.execution.jobs import Job, LogLine, Outcome
 
 if TYPE_CHECKING:
-    from liteflow.execution.active import ActiveRun
+    from liteflow.execution.active import ActiveRun, Listener
     from liteflow.scheduling.core import Change, Expansion
 
 
@@ -64,6 +64,8 @@ class Turn:
     cancelled: list[ActiveRun] = field(default_factory=list)
     """Runs that are being cancelled from now on."""
     over: list[ActiveRun] = field(default_factory=list)
+    listening: list[tuple[ActiveRun, Listener]] = field(default_factory=list)
+    """Whoever wants to be told of a run from the end of this turn on."""
 
     def __bool__(self) -> bool:
         return bool(

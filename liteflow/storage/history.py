@@ -188,6 +188,8 @@ class DagRun:
     structure_digest: str = field(repr=False)
     rerun_of: str | None = field(repr=False)
     """The id of the run, of the same dag, that this one repeats. That run may be gone."""
+    priority: int = field(repr=False)
+    """Of several runs in one service the one with the greatest goes first."""
     owner: Owner | None = field(repr=False, compare=False)
     pk: int = field(repr=False)
     history: History = field(repr=False, compare=False)
@@ -522,6 +524,7 @@ class History:
                 params_json=row.params,
                 structure_digest=row.structure_digest,
                 rerun_of=row.rerun_of,
+                priority=row.priority,
                 owner=None if owner[0] is None else Owner(*owner),
                 pk=row.id,
                 history=self,

@@ -71,6 +71,7 @@ class DagRun(Base):
         ended_at: Mapped[datetime | None]
         cancel_requested_at: Mapped[datetime | None]
         rerun_of: Mapped[str | None]
+        priority: Mapped[int]
 
 
 class TaskInstance(Base):

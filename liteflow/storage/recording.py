@@ -144,6 +144,7 @@ def create_run(
     executor_pk: int | None,
     now_us: int,
     rerun_of: str | None = None,
+    priority: int = 0,
 ) -> tuple[int, list[int]]:
     """Insert a queued run with all of its task instances; returns their keys, by the order of `tasks` and map index.
 
@@ -160,6 +161,7 @@ def create_run(
         "executor_pk": executor_pk,
         "created_at": now_us,
         "rerun_of": rerun_of,
+        "priority": priority,
     }
     run_pk = int(connection.execute(insert(DAG_RUN).values(run).returning(DAG_RUN.c.id)).scalar_one())
     rows = [row for task in tasks for row in _instance_rows(run_pk, task, task.map_indexes)]
@@ -300,10 +302,11 @@ def _insert_instances(connection: Connection, rows: list[tuple[Any, ...]]) -> li
 
 
 def own_run(connection: Connection, run_pk: int, executor_pk: int, now_us: int) -> bool:
-    """Take a queued run; False if it is not queued any more."""
+    """Take a queued run, or one that is this executor's already; False if somebody else has it, or it is over."""
+    is_mine = and_(DAG_RUN.c.state == RunState.RUNNING, DAG_RUN.c.executor_pk == executor_pk)
     result = connection.execute(
         update(DAG_RUN)
-        .where(DAG_RUN.c.id == run_pk, DAG_RUN.c.state == RunState.QUEUED)
+        .where(DAG_RUN.c.id == run_pk, or_(DAG_RUN.c.state == RunState.QUEUED, is_mine))
         .values(state=RunState.RUNNING, executor_pk=executor_pk, started_at=now_us)
     )
     return changed(result) == 1
@@ -312,6 +315,12 @@ def own_run(connection: Connection, run_pk: int, executor_pk: int, now_us: int) 
 def owned_runs(connection: Connection, executor_pk: int) -> set[int]:
     """The runs that are this executor's and running."""
     return {pk for (pk,) in _OWNED.fetch(connection, executor_pk)}
+
+
+def queued_runs(connection: Connection, executor_pk: int) -> set[int]:
+    """The runs that are this executor's and have not begun."""
+    mine = (DAG_RUN.c.executor_pk == executor_pk, DAG_RUN.c.state == RunState.QUEUED)
+    return set(connection.scalars(select(DAG_RUN.c.id).where(*mine)))
 
 
 def existing_runs(connection: Connection, pks: Iterable[int]) -> set[int]:

@@ -36,6 +36,7 @@ class RecordedRun(NamedTuple):
     structure_digest: str
     created_at: datetime
     is_cancel_requested: bool
+    priority: int
     owner: Owner | None
 
 
@@ -95,6 +96,11 @@ def unfinished_runs_of_others(connection: Connection, executor_pk: int, digests:
     )
 
 
+def running_runs_of(connection: Connection, dag_id: str) -> list[RecordedRun]:
+    """Runs of a dag that are recorded as running, oldest first."""
+    return _runs(connection, DAG.c.dag_id == dag_id, DAG_RUN.c.state == RunState.RUNNING)
+
+
 def unfinished_runs_of(connection: Connection, dag_id: str) -> list[RecordedRun]:
     """Runs of a dag that are not over, oldest first."""
     return _runs(connection, DAG.c.dag_id == dag_id, DAG_RUN.c.state.in_(_UNFINISHED))
@@ -112,6 +118,7 @@ def _runs(connection: Connection, *conditions: object) -> list[RecordedRun]:
             DAG_RUN.c.structure_digest,
             DAG_RUN.c.created_at,
             DAG_RUN.c.cancel_requested_at.is_not(None),
+            DAG_RUN.c.priority,
             *OWNER_COLUMNS,
         )
         .join(DAG, DAG.c.id == DAG_RUN.c.dag_pk)
@@ -121,7 +128,7 @@ def _runs(connection: Connection, *conditions: object) -> list[RecordedRun]:
     )
     found = []
     for row in rows:
-        facts, owner = tuple(row[:9]), tuple(row[9:])
+        facts, owner = tuple(row[:10]), tuple(row[10:])
         found.append(RecordedRun._make((*facts, None if owner[0] is None else Owner(*owner))))
     return found
 

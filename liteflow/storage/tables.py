@@ -159,6 +159,8 @@ class DagRunColumns(TypedColumns):
     cancel_requested_at: Named[datetime | None] = Column(UtcMicroseconds)
     rerun_of: Named[str | None] = Column(String(250))
     """The id of the run, of the same dag, whose values this one began with. That run may be gone."""
+    priority: Named[int] = Column(Integer, default=0, server_default=text("0"))
+    """Of several runs in one service the one with the greatest goes first."""
 
 
 DAG_RUN = Table(

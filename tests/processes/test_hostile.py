@@ -330,7 +330,7 @@ def test_a_stopped_service_says_so_and_leaves_no_run_waiting(db: str) -> None:
     for thread in threads:
         thread.start()
     wait_until(lambda: len(handles) > 5, "some are submitted")
-    service.stop()
+    service.stop(None)
     for thread in threads:
         thread.join()
     assert all(handle.wait(timeout=10).state.is_terminal for handle in handles)
