@@ -157,14 +157,15 @@ class RunHandle:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         feed = Feed(self)
+        run, instances = self._instances_of(task_id, map_index)
         try:
-            while True:
-                events = feed.take()
-                if feed.is_over or any(event.task_id == task_id for event in events):
-                    run = self._history.run(self._pk)
-                    instances = _instances_of(run, task_id, map_index)
-                    if all(one.state.is_terminal for one in instances):
-                        break
+            while not all(one.state.is_terminal for one in instances):
+                if feed.is_over or any(event.task_id == task_id for event in feed.take()):
+                    if feed.is_over:  # and if it goes on all the same, then since a command has opened it again
+                        feed.close()
+                        feed = Feed(self)
+                    run, instances = self._instances_of(task_id, map_index)
+                    continue
                 if deadline is not None and time.monotonic() >= deadline:
                     raise TimeoutError(f"task {task_id!r} of run {self.run_id!r} is not over after {timeout:g} s")
                 feed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -183,17 +184,17 @@ class RunHandle:
                 )
         return run.xcom(task_id, map_index=map_index)
 
+    def _instances_of(self, task_id: str, map_index: int) -> tuple[DagRun, list[TaskInstanceInfo]]:
+        """The run, and all instances of a task or the one that is asked for; NotFoundError when there is none."""
+        from liteflow.storage.history import check_instances
 
-def _instances_of(run: DagRun, task_id: str, map_index: int) -> list[TaskInstanceInfo]:
-    """All instances of a task, or the one that is asked for; NotFoundError when there is none."""
-    from liteflow.storage.history import check_instances
-
-    with run.history.read() as connection:
-        check_instances(connection, run, task_id, None if map_index < 0 else map_index)
-    return [
-        one
-        for one in run.task_instances()
-        if one.task_id == task_id
-        and (map_index < 0 or one.map_index == map_index)
-        and one.state is not TaskInstanceState.REMOVED
-    ]
+        run = self._history.run(self._pk)
+        with self._history.read() as connection:
+            check_instances(connection, run, task_id, None if map_index < 0 else map_index)
+        return run, [
+            one
+            for one in run.task_instances()
+            if one.task_id == task_id
+            and (map_index < 0 or one.map_index == map_index)
+            and one.state is not TaskInstanceState.REMOVED
+        ]

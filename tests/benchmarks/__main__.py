@@ -11,10 +11,11 @@ import click
 from liteflow.execution.cpus import usable_cpus
 from tests.benchmarks.compare import Figure, compare
 from tests.benchmarks.growth import GROWTH
+from tests.benchmarks.lagging import lagging
 from tests.benchmarks.starting import starting
 from tests.benchmarks.workloads import WORKLOADS
 
-NAMES = [*WORKLOADS, "start", *GROWTH]
+NAMES = [*WORKLOADS, "start", "lag", *GROWTH]
 
 
 @click.command()
@@ -34,6 +35,8 @@ def main(names: tuple[str, ...], rounds: int, workers: int, check: bool) -> None
             found = [compare(name, rounds=rounds, workers=workers)]
         elif name == "start":
             found = starting(rounds)
+        elif name == "lag":
+            found = lagging(rounds, workers)
         else:
             found = GROWTH[name](rounds, workers)
         for one in found:
