@@ -148,6 +148,8 @@ def _facts(dag: Dag, plan: Plan) -> list[str]:
     limits = [f"{plan.slots:,} slot{'' if plan.slots == 1 else 's'} (usable CPUs, or --workers)"]
     if dag.max_active_tasks is not None:
         limits.append(f"max_active_tasks {dag.max_active_tasks:,}")
+    if dag.max_active_runs is not None:
+        limits.append(f"max_active_runs {dag.max_active_runs:,}")
     if dag.dagrun_timeout_s is not None:
         limits.append(f"dagrun_timeout {seconds_text(dag.dagrun_timeout_s)}")
     if dag.fail_fast:
@@ -237,6 +239,7 @@ def _document(dag: Dag, plan: Plan, surprises: Sequence[str], rest: ResumePlan |
         "params": plain_json("json", plan.params_json.encode()),
         "slots": plan.slots,
         "max_active_tasks": dag.max_active_tasks,
+        "max_active_runs": dag.max_active_runs,
         "dagrun_timeout_s": dag.dagrun_timeout_s,
         "fail_fast": dag.fail_fast,
         "levels": plan.levels,

@@ -79,7 +79,7 @@ def why_command(run: str, task: str | None, db_path: str | None, as_json: bool) 
 
 def _print_head(run: DagRun, explanation: Explanation) -> None:
     from liteflow.execution.explaining import waits_for
-    from liteflow.states import TaskInstanceState, counts_text
+    from liteflow.states import RunState, TaskInstanceState, counts_text
 
     failed = len({one.task_id for one in explanation.explained if one.state is TaskInstanceState.FAILED})
     counts = counts_text(explanation.counts)
@@ -96,6 +96,9 @@ def _print_head(run: DagRun, explanation: Explanation) -> None:
         return
     if explanation.facts.is_cancelling:
         echo("it is being cancelled")
+    if run.state is RunState.QUEUED and run.owner is not None:
+        echo("it has not begun")
+        return
     waits = waits_for(explanation.explained)
     echo(f"waits for {_shortened(waits)}" if waits else "waits for nothing that is recorded")
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from liteflow.authoring.setups import all_below
@@ -34,7 +35,7 @@ from liteflow.scheduling.reasons import (
 from liteflow.scheduling.rules import evaluate
 from liteflow.scheduling.skips import not_followed
 from liteflow.states import EndReason, RunState, TaskInstanceState, instance_name
-from liteflow.storage import reasons
+from liteflow.storage import reasons, recovery
 from liteflow.storage.past import previous_instances, unsuccessful_downstream
 
 if TYPE_CHECKING:
@@ -401,6 +402,8 @@ class _Explaining:
                 return Reason(Why.SCOPE, f"waits for {self._waiting_text(scope)}, which its setups serve", scope)
         if not self._is_driven:
             return self._nobody()
+        if self._run.state is RunState.QUEUED:
+            return Reason(Why.ACTIVE_RUNS, self._held_text)
         if evaluate(task.rule, counts_of(upstream)) is _S.QUEUED:
             past = self._waits_for_past(task)
             if past is not None:
@@ -450,6 +453,19 @@ class _Explaining:
             f"waits for {instance_name(name, index)}, which is {state}, in the run before, "
             f"{self._run.dag_id}/{before.run_id}",
         )
+
+    @cached_property
+    def _held_text(self) -> str:
+        """Why a run that a service has does not begin."""
+        going = [
+            f"{run.dag_id}/{run.run_id}"
+            for run in recovery.running_runs_of(self._connection, self._run.dag_id)
+            if run.owner is not None and self._lives(run.owner)
+        ]
+        if not going:
+            return "the run is about to begin"
+        verb = "goes" if len(going) == 1 else "go"
+        return f"the run has not begun: its dag's max_active_runs, and {named(going)} {verb} on"
 
     def _nobody(self) -> Reason:
         if self._run.state is RunState.QUEUED and self._run.owner is None:

@@ -74,7 +74,7 @@ class ExecutorService:
     of pools that are made, or changed, in the database when the service starts. `recover`: whether runs of the dags
     that it knows, with the structure that they have now, are gone on with when what drove them is dead.
 
-    Leaving the `with` block waits for the runs that the service drives; an exception that leaves it cancels them, but
+    Leaving the `with` block (or `async with`) waits for the runs that the service drives; an exception that leaves it cancels them, but
     for KeyboardInterrupt and its like, which stop the service as `interrupt` does.
     """
 
@@ -424,6 +424,19 @@ class ExecutorService:
         if kind is not None and not issubclass(kind, Exception):
             self.interrupt()
         self.stop(None, cancel=kind is not None and issubclass(kind, Exception))
+
+    async def __aenter__(self) -> Self:
+        """As `with`, without holding up the event loop."""
+        import asyncio
+
+        return await asyncio.to_thread(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        import asyncio
+
+        await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(self.__exit__, kind, error, trace)))
 
     # Getting a run in
 

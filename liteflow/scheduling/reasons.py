@@ -63,6 +63,8 @@ class Why(StrEnum):
     """It waits for slots of its pool."""
     SLOT = "slot"
     """It waits for a slot of the process that drives the run."""
+    ACTIVE_RUNS = "active_runs"
+    """Its run waits until others of the dag are over."""
     NOBODY = "nobody"
     """Nobody drives the run."""
     DONE = "done"

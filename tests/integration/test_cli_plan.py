@@ -52,7 +52,7 @@ def wait(day): return True
 @task
 def each(n): ...
 
-with Dag("etl", max_active_tasks=4, dagrun_timeout=timedelta(hours=1),
+with Dag("etl", max_active_tasks=4, max_active_runs=2, dagrun_timeout=timedelta(hours=1),
          params={"day": "2026-01-01", "size": Param(3, type="integer")}) as dag:
     fetched = fetch.expand(file=list_files())
     way, quick, joined = choose(), fast(), join()
@@ -92,6 +92,7 @@ KEYS = {
     "params",
     "slots",
     "max_active_tasks",
+    "max_active_runs",
     "dagrun_timeout_s",
     "fail_fast",
     "levels",
@@ -151,7 +152,7 @@ def test_tasks_stand_in_levels_with_what_is_special_about_them(plan: Plan, file:
     head = done.stdout.split("\n\n", 1)[0].splitlines()
     assert head[0].startswith("etl: 9 tasks in 3 levels, at most ")
     assert head[2] == 'params {"day":"2026-01-01","size":3}'
-    assert head[3].endswith("max_active_tasks 4, dagrun_timeout 1:00:00 h")
+    assert head[3].endswith("max_active_tasks 4, max_active_runs 2, dagrun_timeout 1:00:00 h")
     assert head[4] == "pool gpu has 2 slots, 0 in use"
     assert rows_of(done) == {
         "list_files": "1 list_files",
@@ -190,7 +191,8 @@ def test_the_document_has_everything(plan: Plan, file: Path, tmp_path: Path) -> 
     assert all(set(one) == TASK_KEYS for one in document["tasks"])
     assert document["params"] == {"day": "2026-02-03", "size": 3}
     assert document["logical_date"] == "2026-02-03T00:00:00+00:00"
-    assert (document["max_active_tasks"], document["dagrun_timeout_s"], document["levels"]) == (4, 3600.0, 3)
+    limits = ("max_active_tasks", "max_active_runs", "dagrun_timeout_s")
+    assert ([document[name] for name in limits], document["levels"]) == ([4, 2, 3600.0], 3)
     assert document["pools"] == [{"name": "gpu", "slots": 1, "slots_in_use": 0}]
     assert done.returncode == 2
     assert "takes 2 slots of pool 'gpu', which has 1" in document["refused"]

@@ -20,7 +20,7 @@ from liteflow.errors import (
     ServiceError,
     TaskFailedError,
 )
-from tests.conftest import Script, states_of, wait_until
+from tests.conftest import Script, command, states_of, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
@@ -127,6 +127,12 @@ def test_the_limit_of_runs_holds_over_services_and_a_run_that_waits_can_be_cance
         handles = [held.submit(other, name) for name in "bc"]
         with pytest.raises(TimeoutError):
             handles[0].wait(0.3)
+        asked = command("why", "held/b", "--db", db, cwd=tmp_path)
+        assert asked.stdout.splitlines() == [
+            "held/b queued: 1 pending",
+            "it has not begun",
+            "hold pending: the run has not begun: its dag's max_active_runs, and held/a goes on",
+        ]
         assert [str(handle.state) for handle in handles] == ["queued", "queued"]
         handles[0].cancel()
         assert (handles[0].wait(30).end_reason, held.begun()) == ("cancelled", {"a"})

@@ -43,8 +43,17 @@ def test_the_program_with_a_service(tmp_path: Path) -> None:
     assert all("squaring" in line for line in lines[5:])
 
 
-def test_there_are_three_programs() -> None:
-    assert len(programs()) == 3, "a new program in the README needs a test of its own here"
+def test_the_program_beside_an_event_loop(tmp_path: Path) -> None:
+    (tmp_path / "pictures.py").write_text(programs()[3])
+    done = run_python("pictures.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, *told, last = done.stdout.splitlines()
+    assert (first, last) == ("success cat.png, 640 wide", "dog.png, 640 wide")
+    assert told[-2:] == ["resize success", "run success"]
+
+
+def test_there_are_four_programs() -> None:
+    assert len(programs()) == 4, "a new program in the README needs a test of its own here"
 
 
 def test_every_command_is_in_the_table() -> None:
