@@ -74,8 +74,8 @@ class ExecutorService:
     of pools that are made, or changed, in the database when the service starts. `recover`: whether runs of the dags
     that it knows, with the structure that they have now, are gone on with when what drove them is dead.
 
-    Leaving the `with` block (or `async with`) waits for the runs that the service drives; an exception that leaves it cancels them, but
-    for KeyboardInterrupt and its like, which stop the service as `interrupt` does.
+    Leaving the `with` block (or `async with`) waits for the runs that the service drives; an exception that leaves
+    it cancels them, but for KeyboardInterrupt and its like, which stop the service as `interrupt` does.
     """
 
     def __init__(
