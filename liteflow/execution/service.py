@@ -58,7 +58,7 @@ TAKEN_UP_POLL_S = 0.05
 """How often it is looked whether a run has been taken up."""
 
 MOST_PREPARED_DAGS = 64
-"""How many dags are kept ready; older ones are made ready again when they are submitted again."""
+"""How many dags are kept ready that were only submitted; older ones are made ready again when they are once more."""
 
 
 class ExecutorService:
@@ -107,6 +107,8 @@ class ExecutorService:
         self._mutex = threading.Lock()
         """Guards the dags that are kept ready."""
         self._prepared: dict[int, PreparedDag] = {}
+        self._registered: set[int] = set()
+        """Those of them that are kept for good."""
         self._code_numbers: dict[int, tuple[Any, int, Code]] = {}
         """By id of the function: itself (so that no other gets that id), number, code."""
         self._pid = os.getpid()
@@ -187,7 +189,7 @@ class ExecutorService:
 
     def register(self, dag: Dag) -> None:
         """Make a dag known, checked and ready to run. Interrupted runs of it are gone on with, see `recover`."""
-        self._prepare(dag)
+        self._prepare(dag, for_good=True)
 
     def submit(
         self,
@@ -440,7 +442,7 @@ class ExecutorService:
 
     # Getting a run in
 
-    def _prepare(self, dag: Dag) -> PreparedDag:
+    def _prepare(self, dag: Dag, *, for_good: bool = False) -> PreparedDag:
         from liteflow.execution.prepared import PreparedDag
 
         if dag.is_metadata_only:
@@ -449,11 +451,14 @@ class ExecutorService:
                 f"({dag.place.file})"
             )
         with self._mutex:
+            if for_good:
+                self._registered.add(id(dag))
             known = self._prepared.get(id(dag))
             if known is None or known.dag is not dag or known.digest != dag.structure_digest():
                 known = self._prepared[id(dag)] = PreparedDag(dag, self._code_of)
-                if len(self._prepared) > MOST_PREPARED_DAGS:  # an application may build a dag for each run
-                    del self._prepared[next(iter(self._prepared))]
+                passing = [key for key in self._prepared if key not in self._registered]
+                if len(passing) > MOST_PREPARED_DAGS:  # an application may build a dag for each run
+                    del self._prepared[passing[0]]
             return known
 
     def _code_of(self, function: Callable[..., Any], whose: str) -> tuple[int, Code]:

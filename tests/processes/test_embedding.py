@@ -163,6 +163,29 @@ def test_a_limit_of_runs_that_is_none_is_refused() -> None:
             Dag("d", max_active_runs=wrong)  # type: ignore[arg-type]
 
 
+def test_a_dag_that_is_registered_stays_known_however_many_others_are_submitted(
+    db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("liteflow.execution.service.MOST_PREPARED_DAGS", 2)
+    held = Held(db, tmp_path)
+    with ExecutorService(db, max_workers=1) as first:
+        held.submit(first, "left")
+        held.wait_for("left")
+        first.stop(0)
+    held.let_go()
+    with ExecutorService(db, max_workers=1, recover=False) as service:
+        service.register(held.dag)
+        for number in range(4):
+            with Dag(f"d{number}", db_path=db) as dag:
+                double(number)
+            assert service.submit(dag, run_id="r").wait(30).state == "success"
+        assert service.handle("held", "left").wait(30).state == "success"
+        with pytest.raises(TimeoutError):  # of a dag that it does not know it waits for somebody else
+            left = service.handle("d0", "r")
+            left.run.clear("double")
+            left.wait(0.2)
+
+
 # Stopping
 
 
