@@ -132,7 +132,7 @@ def cli(debug: bool) -> None:
     """Run dags of Python functions and look at what they did.
 
     Everything is kept in one SQLite file: --db FILE, else $LITEFLOW_DB, else liteflow.db here. A RUN is DAG/RUN, a run
-    id, a unique beginning of one, or a dag id (its latest run).
+    id, a dag id (its latest run), or a unique beginning of a run id.
     """
 
 

@@ -107,11 +107,7 @@ def replay_command(file: str, run: str, task: str, debug: bool, try_number: int 
     dag = load_dag(file)
     if db_path is not None:
         dag.db_path = db_path
-    found = open_history(None if dag.db_path is None else str(dag.db_path)).find_run(run)
-    if found.dag_id != dag.dag_id:
-        from liteflow.errors import NotFoundError
-
-        raise NotFoundError(f"{run!r} is a run of dag {found.dag_id!r}, not of {dag.dag_id!r}", identifier=run)
+    found = open_history(None if dag.db_path is None else str(dag.db_path)).find_run_of(dag.dag_id, run)
     task_id, map_index = task_and_index(task)
     ready = prepare_replay(dag, found, task_id, map_index, try_number=try_number)
     if ready.differences:

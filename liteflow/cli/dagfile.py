@@ -91,18 +91,9 @@ def _place(error: BaseException, path: str) -> str:
 
 def run_id_of(dag: Dag, identifier: str) -> str:
     """The id of the dag's run that RUN names."""
-    from liteflow.errors import NotFoundError
     from liteflow.storage.history import open_history
 
-    history = open_history(dag.db_path)
-    if identifier == "latest":
-        return history.find_run(dag.dag_id).run_id
-    found = history.find_run(identifier)
-    if found.dag_id != dag.dag_id:
-        raise NotFoundError(
-            f"{identifier!r} is a run of dag {found.dag_id!r}, not of {dag.dag_id!r}", identifier=identifier
-        )
-    return found.run_id
+    return open_history(dag.db_path).find_run_of(dag.dag_id, identifier).run_id
 
 
 def given_params(dag: Dag, texts: Iterable[str]) -> dict[str, Any]:

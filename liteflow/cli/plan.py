@@ -21,7 +21,7 @@ from liteflow.cli.common import (
     print_json,
     print_table,
 )
-from liteflow.cli.dagfile import given_params, load_dag, moment_of, run_id_of
+from liteflow.cli.dagfile import given_params, load_dag, moment_of
 
 if TYPE_CHECKING:
     from liteflow.authoring.dag import Dag
@@ -72,7 +72,7 @@ def plan_command(
     history = open_history(_text(dag.db_path)) if resume is not None or database_there(dag.db_path) else None
     prepared = prepare(dag)
     if resume is not None and history is not None:
-        run = history.find_run(f"{dag.dag_id}/{run_id_of(dag, resume)}")
+        run = history.find_run_of(dag.dag_id, resume)
         rest = plan_resume(history, prepared, run.run_id)
         plan = make_plan(prepared, run.params_json, run.logical_date, history)
     else:

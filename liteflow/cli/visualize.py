@@ -165,17 +165,14 @@ def _path_of(dag: Dag) -> str | None:
 
 
 def _run_of(history: History, dag_id: str, run_name: str) -> DagRun:
-    """The run of the dag with that id, or a unique beginning of one; `latest` for the newest."""
+    """The run of the dag that `run_name` names; `latest` for the newest."""
     from liteflow.authoring.ids import did_you_mean
     from liteflow.errors import NotFoundError
 
-    known = history.runs(dag_id=dag_id, limit=MOST_KNOWN)
-    if run_name == "latest" and known:
-        return known[0]
     try:
-        return history.find_run(f"{dag_id}/{run_name.removeprefix(f'{dag_id}/')}")
+        return history.find_run_of(dag_id, run_name)
     except NotFoundError:
-        near = did_you_mean(run_name, [run.run_id for run in known])
+        near = did_you_mean(run_name, [run.run_id for run in history.runs(dag_id=dag_id, limit=MOST_KNOWN)])
         raise NotFoundError(
             f"{history.database.path}: dag {dag_id!r} has no run {run_name!r}{near}. See: liteflow runs {dag_id}",
             identifier=run_name,

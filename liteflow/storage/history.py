@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -441,9 +442,10 @@ class History:
         return found
 
     def find_run(self, identifier: str) -> DagRun:
-        """The run named by `identifier`: `DAG/RUN`, a run id, a unique beginning of one, or a dag id (its latest run).
+        """The run that is named by `DAG/RUN`, a run id, a dag id (its latest run), or a unique beginning of a run id.
 
-        Tried in that order. Raises AmbiguousRunError, which lists the candidates, and NotFoundError.
+        Tried in that order: what is there in full is never taken for the beginning of something else. Raises
+        AmbiguousRunError, which lists the candidates, and NotFoundError.
         """
         identifier = text_for_database(identifier)
         if not identifier.strip():
@@ -451,32 +453,58 @@ class History:
         with self.read() as connection:
             dag_id, slash, run_id = identifier.partition("/")
             if slash:
-                found = self._select_runs(
-                    connection, DAG.c.dag_id == dag_id, DAG_RUN.c.run_id == run_id
-                ) or self._select_runs(
-                    connection,
-                    DAG.c.dag_id == dag_id,
-                    DAG_RUN.c.run_id.startswith(run_id, autoescape=True),
-                    limit=MOST_CANDIDATES,
-                )
-                return self._only(identifier, found, connection)
+                return self._only(identifier, self._runs_of(connection, dag_id, run_id), connection)
             found = self._select_runs(connection, DAG_RUN.c.run_id == identifier)
             if found:
                 return self._only(identifier, found, connection)
-            found = self._select_runs(
-                connection, DAG_RUN.c.run_id.startswith(identifier, autoescape=True), limit=MOST_CANDIDATES
-            )
-            is_dag = connection.scalar(select(exists().where(DAG.c.dag_id == identifier)))
-            if found and not (is_dag and len(found) > 1):
+            if connection.scalar(select(exists().where(DAG.c.dag_id == identifier))):
+                return self._latest(connection, identifier)
+            found = self._select_runs(connection, *_begins(identifier), limit=MOST_CANDIDATES)
+            return self._only(identifier, found, connection)
+
+    def find_run_of(self, dag_id: str, identifier: str) -> DagRun:
+        """The run of that dag which `identifier` names, as `find_run` takes it, or its newest for `latest`.
+
+        What would be ambiguous among all dags need not be so within one. Raises AmbiguousRunError and NotFoundError,
+        also for a run of another dag.
+        """
+        identifier = text_for_database(identifier)
+        here = DAG.c.dag_id == dag_id
+        with self.read() as connection:
+            if identifier == "latest":
+                return self._latest(connection, dag_id)
+            found = self._select_runs(connection, here, DAG_RUN.c.run_id == identifier)
+            if found:
+                return found[0]
+        try:
+            run = self.find_run(identifier)
+        except AmbiguousRunError:
+            with self.read() as connection:
+                found = self._select_runs(connection, here, *_begins(identifier), limit=MOST_CANDIDATES)
+                if not found:
+                    raise
                 return self._only(identifier, found, connection)
-            latest = self._select_runs(connection, DAG.c.dag_id == identifier, limit=1)
-            if is_dag and not latest:
-                raise NotFoundError(
-                    f"{self.database.path}: dag {_quoted(identifier)} has no run yet. Start one with: "
-                    "liteflow run FILE",
-                    identifier=identifier,
-                )
-            return self._only(identifier, latest, connection)
+        if run.dag_id != dag_id:
+            raise NotFoundError(
+                f"{identifier!r} is a run of dag {run.dag_id!r}, not of {dag_id!r}", identifier=identifier
+            )
+        return run
+
+    def _runs_of(self, connection: Connection, dag_id: str, run_id: str) -> list[DagRun]:
+        """The run of a dag with that id, or those whose ids begin so."""
+        here = DAG.c.dag_id == dag_id
+        return self._select_runs(connection, here, DAG_RUN.c.run_id == run_id) or self._select_runs(
+            connection, here, *_begins(run_id), limit=MOST_CANDIDATES
+        )
+
+    def _latest(self, connection: Connection, dag_id: str) -> DagRun:
+        latest = self._select_runs(connection, DAG.c.dag_id == dag_id, limit=1)
+        if not latest and connection.scalar(select(exists().where(DAG.c.dag_id == dag_id))):
+            raise NotFoundError(
+                f"{self.database.path}: dag {_quoted(dag_id)} has no run yet. Start one with: liteflow run FILE",
+                identifier=dag_id,
+            )
+        return self._only(dag_id, latest, connection)
 
     def _only(self, identifier: str, found: Sequence[DagRun], connection: Connection) -> DagRun:
         if len(found) == 1:
@@ -703,6 +731,11 @@ _LATEST_ENDS = Prepared(
     "dag",
     "count",
 )
+
+
+def _begins(run_id: str) -> tuple[Any, Any]:
+    """The conditions for runs whose ids begin so, to the letter: LIKE would take upper and lower case for the same."""
+    return DAG_RUN.c.run_id >= run_id, DAG_RUN.c.run_id < run_id + chr(sys.maxunicode)
 
 
 def _quoted(identifier: str) -> str:

@@ -175,6 +175,7 @@ def test_a_run_named_with_the_file_of_its_dag_has_states_and_labels(here: Path) 
     assert text.startswith("%% etl, run first, failed\n")
     assert '-->|"if well"|' in text
     assert text == drawn("flow.py:etl", "--db", "etl.db", "--run", "etl/first", cwd=here)
+    assert drawn("flow.py:etl", "--run", "etl", cwd=here).startswith("%% etl, run second, "), "a dag id, as elsewhere"
 
 
 def test_what_a_file_prints_is_not_what_the_command_prints(here: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 import liteflow
-from liteflow import Dag, ExecutorService
+from liteflow import Dag, DagRun, ExecutorService
 from liteflow.errors import AmbiguousRunError, DatabaseMissingError, MetadataOnlyError, NotFoundError, StorageError
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage import models, tables
@@ -44,6 +44,48 @@ def test_a_run_is_found_by_each_of_its_names(dag: Dag, db: str) -> None:
     assert len(caught.value.candidates) == 2
     with pytest.raises(NotFoundError, match=r"did you mean 'nightly-\d'"):
         history.find_run("nigthly-1")
+
+
+def test_what_is_there_in_full_is_never_the_beginning_of_something_else(db: str) -> None:
+    """A dag's id used to be taken for a run whose id begins with it, also for one of another dag."""
+    dags = {}
+    with ExecutorService(db, max_workers=1) as service:
+        for dag_id, run_id in [
+            ("etl", "one"),
+            ("other", "etl-2026-11-28"),
+            ("other", "latest-2"),
+            ("other", "old"),
+            ("etl", "Two"),
+        ]:
+            if dag_id not in dags:
+                with Dag(dag_id, db_path=db) as dags[dag_id]:
+                    give(1)
+            service.submit(dags[dag_id], run_id=run_id).wait()
+    history = open_history(db)
+
+    def name(run: DagRun) -> str:
+        return f"{run.dag_id}/{run.run_id}"
+
+    assert name(history.find_run("etl")) == "etl/Two"
+    assert name(history.find_run("etl-")) == "other/etl-2026-11-28"
+    assert name(history.find_run("on")) == "etl/one"
+    with pytest.raises(NotFoundError, match="'tw'"):
+        history.find_run("tw")  # SQLite's LIKE would find it
+    assert [name(history.find_run_of("etl", one)) for one in ("latest", "etl", "on", "etl/one")] == [
+        "etl/Two",
+        "etl/Two",
+        "etl/one",
+        "etl/one",
+    ]
+    with pytest.raises(NotFoundError, match="'etl' is a run of dag 'etl', not of 'other'"):
+        history.find_run_of("other", "etl")
+    with pytest.raises(AmbiguousRunError):
+        history.find_run("o")
+    assert name(history.find_run_of("other", "o")) == "other/old", "within its dag it is the only one"
+    with pytest.raises(NotFoundError, match="'etl-2026-11-28' is a run of dag 'other', not of 'etl'"):
+        history.find_run_of("etl", "etl-2026-11-28")
+    done = liteflow_command("delete", "etl", "--yes", "--db", db, cwd=Path(db).parent)
+    assert done.stderr == "deleted run etl/Two\n"
 
 
 def test_percent_and_underscore_are_no_wildcards(dag: Dag, db: str) -> None:
