@@ -255,7 +255,15 @@ def what_to_renew(prepared: PreparedDag, run: RecordedRun, instances: Sequence[R
 def stood_as(prepared: PreparedDag, instances: Sequence[RecordedInstance]) -> list[Stood]:
     """The task instances as `scheduling/reopening.py` looks at them."""
     return [
-        Stood(prepared.number_of[one.task_id], one.map_index, one.state, one.end_reason, one.has_run)
+        Stood(
+            prepared.number_of[one.task_id],
+            one.map_index,
+            one.state,
+            one.end_reason,
+            one.has_run,
+            one.generation > 0,
+            None if one.began_at is None else _us(one.began_at),
+        )
         for one in instances
     ]
 

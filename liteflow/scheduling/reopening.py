@@ -3,7 +3,8 @@
 The rule: what is failed or upstream_failed, what was skipped because the run (or it alone) was ended early, and of
 everything below these whatever did not succeed. What succeeded stays, but for one case, which is Airflow's when a task
 is cleared: where something between a setup and its teardown is opened and the teardown has run, what the setup made is
-gone, and both run again. What somebody marked as skipped stays skipped.
+gone, and both run again. That the teardown itself was cleared since, or left out then, brings nothing back. What
+somebody marked as skipped stays skipped.
 
 What was cleared opens nothing below it, only such setups and teardowns (`renewed`). In a run that begins with the
 values of another (`to_run_again`) what is below something that runs is run too, also if it succeeded.
@@ -32,6 +33,10 @@ class Stood(NamedTuple):
     reason: EndReason | None
     has_run: bool
     """Whether it is over and a try of it began since it was started anew last."""
+    is_anew: bool = False
+    """Whether it was started anew or marked, in this run."""
+    began_us: int | None = None
+    """When its latest try began, also one before it was started anew; None when none did, in this run."""
 
 
 def to_reopen(specs: Sequence[TaskSpec], instances: Sequence[Stood]) -> set[int]:
@@ -94,12 +99,29 @@ class _Reopening:
             for position in self._of_task[task] if spec.setups else ():
                 teardown = self._instances[position]
                 between = [up for up in (*spec.upstream, *spec.scope) if up not in spec.setups]
-                if not teardown.has_run or not any(self._is_open(up, teardown) for up in (*between, *spec.setups)):
+                if not self._is_torn_down(spec, teardown) or not any(
+                    self._is_open(up, teardown) for up in (*between, *spec.setups)
+                ):
                     continue
                 self.opened.add(position)
                 if any(self._is_open(up, teardown) for up in between):
                     for setup in spec.setups:
                         self.opened.update(self._together(setup, teardown))
+
+    def _is_torn_down(self, spec: TaskSpec, teardown: Stood) -> bool:
+        """Whether what a setup made is gone: its teardown has begun since, whatever became of the teardown later."""
+        if teardown.has_run:
+            return True
+        for position in (position for setup in spec.setups for position in self._together(setup, teardown)):
+            setup = self._instances[position]
+            if setup.state is not _S.SUCCESS:
+                continue
+            if setup.reason is EndReason.REUSED:  # made in another run, which is over
+                if teardown.is_anew or teardown.began_us is not None:
+                    return True
+            elif setup.began_us is not None and teardown.began_us is not None and setup.began_us < teardown.began_us:
+                return True
+        return False
 
     def _is_open(self, task: int, beside: Stood) -> bool:
         return any(position in self.opened for position in self._together(task, beside))

@@ -59,6 +59,8 @@ class RecordedInstance(NamedTuple):
     upstream: str
     trigger_rule: str
     generation: int
+    began_at: datetime | None
+    """When its latest try began; once it was started anew that may be one before."""
 
     @property
     def is_cleared(self) -> bool:
@@ -214,6 +216,8 @@ def put_back(
 def instances_of(connection: Connection, run_pk: int) -> list[RecordedInstance]:
     """The task instances of a run that are not removed, by key."""
     ti = TASK_INSTANCE.c
+    before = select(func.max(TASK_TRY.c.started_at)).where(TASK_TRY.c.task_instance_pk == ti.id).scalar_subquery()
+    began_at = case((ti.started_at.is_not(None), ti.started_at), (ti.generation > 0, before), else_=None)
     rows = connection.execute(
         select(
             ti.id,
@@ -232,6 +236,7 @@ def instances_of(connection: Connection, run_pk: int) -> list[RecordedInstance]:
             ti.upstream,
             ti.trigger_rule,
             ti.generation,
+            began_at,
         )
         .where(ti.run_pk == run_pk, ti.state != _S.REMOVED)
         .order_by(ti.id)

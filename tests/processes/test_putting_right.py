@@ -744,6 +744,62 @@ def test_a_source_that_was_opened_since_it_was_looked_at_is_not_copied(
     assert dag.runs() == []
 
 
+@task
+def use(path: str, flag: str) -> None:
+    assert os.path.exists(path), "used before it was made"
+    if not os.path.exists(flag):
+        raise ValueError("not yet")
+
+
+@pytest.fixture
+def torn_down(db: str, tmp_path: Path) -> Dag:
+    """A dag whose run `r` failed in its work, and then in its teardown, which had removed what the setup made."""
+    said, made, flag = str(tmp_path / "said"), str(tmp_path / "made"), str(tmp_path / "flag")
+
+    @setup
+    def up() -> None:
+        say.function(said, "up")
+        Path(made).touch()
+
+    @teardown
+    def down() -> None:
+        say.function(said, "down")
+        os.remove(made)
+        if not os.path.exists(flag):
+            raise ValueError("not yet")
+
+    with Dag("torn", db_path=db) as dag:
+        begun = up()
+        with down().as_teardown(setups=begun):
+            use(made, flag)
+    assert states(dag.run(run_id="r", progress=False)) == {"up": "success", "use": "failed", "down": "failed"}
+    Path(flag).touch()
+    return dag
+
+
+@pytest.mark.parametrize("then", ["goes on", "is ended, and goes on"])
+def test_a_teardown_that_is_cleared_too_has_run_all_the_same(torn_down: Dag, tmp_path: Path, then: str) -> None:
+    """What the setup had made was taken to be there: the work ran without it."""
+    run = torn_down.runs()[0]
+    assert run.clear(failed=True) == 2
+    if then != "goes on":
+        liteflow("cancel", "torn/r", "--db", str(torn_down.db_path), cwd=tmp_path)
+        assert states(torn_down.runs()[0])["down"] == "skipped"
+    done = torn_down.resume("r", progress=False)
+    assert (done.state, states(done)) == ("success", dict.fromkeys(["up", "use", "down"], "success"))
+    assert (tmp_path / "said").read_text().split() == ["up", "down", "up", "down"]
+
+
+def test_a_teardown_that_is_cleared_in_a_repetition_had_run_in_the_first_run(torn_down: Dag, tmp_path: Path) -> None:
+    torn_down.resume("r", progress=False)
+    torn_down.runs()[0].mark("down", "failed")
+    again = torn_down.rerun("r", only_failed=True, run_id="again", progress=False)
+    assert states(again) == {"up": "success reused", "use": "success reused", "down": "failed"}, "nothing is there"
+    assert again.clear("use", "down") == 2
+    done = torn_down.resume("again", progress=False)
+    assert (done.state, states(done)["up"]) == ("success", "success")
+
+
 def test_a_setup_that_is_cleared_alone_is_torn_down_again(db: str, tmp_path: Path) -> None:
     said = str(tmp_path / "said")
     with Dag("alone", db_path=db) as dag:
