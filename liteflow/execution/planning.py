@@ -230,7 +230,13 @@ def plan_resume(history: History, prepared: PreparedDag, run_id: str) -> ResumeP
     """
     from liteflow.errors import NotFoundError
     from liteflow.execution.differences import differences
-    from liteflow.execution.recovery import known_instances, what_to_renew, what_to_reopen
+    from liteflow.execution.recovery import (
+        as_opened,
+        known_instances,
+        refuse_other_lengths,
+        what_to_renew,
+        what_to_reopen,
+    )
     from liteflow.storage import recovery
 
     with history.read() as connection:
@@ -249,8 +255,11 @@ def plan_resume(history: History, prepared: PreparedDag, run_id: str) -> ResumeP
     _refuse_driven(history, run)
     known = known_instances(prepared, instances)
     find = what_to_reopen if run.state is RunState.FAILED else what_to_renew
-    opened = find(prepared, run, known).opened
-    rests = _rests(known, opened)
+    found = find(prepared, run, known)
+    rests = _rests(known, found.opened)
+    if not changes:
+        with history.read() as connection:
+            refuse_other_lengths(connection, prepared, run, as_opened(prepared, known, found))
     for task_id, more in changes.longer.items():
         before = rests.get(task_id, Rest())
         rests[task_id] = before._replace(goes_on=before.goes_on + len(more))

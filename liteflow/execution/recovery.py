@@ -349,17 +349,25 @@ def _is_mapped_in_part(run: RecordedRun, task_id: str, source: str) -> RunConfli
 def _expand_stragglers(connection: Connection, prepared: PreparedDag, run_pk: int) -> None:
     """A task that was decided before its unit was expanded, and is open now, gets as many instances as the others."""
     rows = known_instances(prepared, recovery.instances_of(connection, run_pk))
+    for position, number, size in _stragglers(prepared, rows):
+        recording.expand_instance(connection, run_pk, rows[position].pk, task_facts(prepared, number), size)
+
+
+def _stragglers(prepared: PreparedDag, rows: Sequence[RecordedInstance]) -> list[tuple[int, int, int]]:
+    """Of what waits unexpanded although its unit is expanded: its position, the task's number, how many it becomes."""
     sizes: dict[int, int] = {}
     for one in rows:
         unit = prepared.unit_of[prepared.number_of[one.task_id]]
         if unit is not None and one.map_index >= 0:
             sizes[unit] = max(sizes.get(unit, 0), one.map_index + 1)
-    for one in rows:
+    found = []
+    for position, one in enumerate(rows):
         number = prepared.number_of[one.task_id]
         unit = prepared.unit_of[number]
         if unit in sizes and one.map_index < 0 and one.state is _S.PENDING:
             assert unit is not None
-            recording.expand_instance(connection, run_pk, one.pk, task_facts(prepared, number), sizes[unit])
+            found.append((position, number, sizes[unit]))
+    return found
 
 
 def known_instances(prepared: PreparedDag, instances: Sequence[RecordedInstance]) -> list[RecordedInstance]:
@@ -379,11 +387,80 @@ def known_instances(prepared: PreparedDag, instances: Sequence[RecordedInstance]
 # Putting the run together again
 
 
+def refuse_other_lengths(
+    connection: Connection,
+    prepared: PreparedDag,
+    run: RecordedRun,
+    instances: Sequence[RecordedInstance],
+    *,
+    source_id: str | None = None,
+) -> None:
+    """Raise RunConflictError, as taking the run up would, where what is to run is mapped over other items now.
+
+    `instances` are those of tasks that the dag has, as they would go on. `source_id`: the run that is to be put right
+    then, where this one begins with its values. Changes nothing.
+    """
+    if any(unit.sources for unit in prepared.units):
+        active, _ = _restored(prepared, run, instances, None)
+        _load_items(connection, active)
+        _check_lengths(active, source_id or run.run_id)
+
+
+def as_opened(prepared: PreparedDag, instances: Sequence[RecordedInstance], found: Reopened) -> list[RecordedInstance]:
+    """The instances as they stand once these are opened, and nothing runs any more."""
+
+    def again(one: RecordedInstance) -> RecordedInstance:
+        return one._replace(state=_S.PENDING, end_reason=None, started_at=None, ended_at=None)
+
+    first = {positions[0] for positions in found.collapsed.values()}
+    gone = {position for positions in found.collapsed.values() for position in positions} - first
+    rows = []
+    for position, one in enumerate(instances):
+        if position in first:
+            rows.append(again(one)._replace(map_index=-1))
+        elif position in found.opened and one.state.is_terminal and position not in gone:
+            rows.append(again(one))
+        elif position not in gone:
+            rows.append(one._replace(state=_S.QUEUED) if one.state is _S.RUNNING else one)
+    for position, number, size in _stragglers(prepared, rows):
+        one = rows[position]
+        rows[position] = one._replace(map_index=0)
+        rows += [one._replace(pk=-(number * size + index), map_index=index) for index in range(1, size)]
+    return rows
+
+
 def _rebuild(
     connection: Connection, prepared: PreparedDag, run: RecordedRun, listener: Listener | None, given_up: set[int]
 ) -> TakenUp:
     """The run as it is recorded now, in memory."""
     instances = known_instances(prepared, recovery.instances_of(connection, run.pk))
+    active, index_of = _restored(prepared, run, instances, listener)
+    active.past_tries = recovery.removed_tries(connection, run.pk)
+    taken = TakenUp(active, given_up=[index_of[pk] for pk in sorted(given_up) if pk in index_of])
+    crashed = recovery.ever_crashed(connection, run.pk)
+    now_us = clock_us()
+    for one in sorted(instances, key=lambda one: (_us(one.ended_at), one.pk)):
+        index = index_of[one.pk]
+        if one.pk in crashed:
+            active.alone.add(index)
+        if one.state.is_terminal:
+            active.last_of[one.state] = index
+        if one.is_in_try:
+            active.first_look_us[index] = _us(one.started_at)
+            active.looks[index] = one.reschedules + 1
+        if one.state in (_S.UP_FOR_RETRY, _S.UP_FOR_RESCHEDULE):
+            taken.delays_s.append((index, max(0.0, (_us(one.due_at) - now_us) / 1e6)))
+    taken.decided = _decisions(connection, prepared, instances, index_of)
+    _load_items(connection, active)
+    _check_lengths(active, run.run_id)
+    taken.due = _due_callbacks(connection, active, {one.pk: one for one in instances}, index_of)
+    return taken
+
+
+def _restored(
+    prepared: PreparedDag, run: RecordedRun, instances: Sequence[RecordedInstance], listener: Listener | None
+) -> tuple[ActiveRun, dict[int, int]]:
+    """The run with its recorded past, and by the keys of its instances their numbers."""
     active = ActiveRun(
         prepared,
         pk=run.pk,
@@ -411,26 +488,7 @@ def _rebuild(
     )
     index_of = {one.pk: active.index_of(one.task_id, one.map_index) for one in instances}
     active.restored(index_of)
-    active.past_tries = recovery.removed_tries(connection, run.pk)
-    taken = TakenUp(active, given_up=[index_of[pk] for pk in sorted(given_up) if pk in index_of])
-    crashed = recovery.ever_crashed(connection, run.pk)
-    now_us = clock_us()
-    for one in sorted(instances, key=lambda one: (_us(one.ended_at), one.pk)):
-        index = index_of[one.pk]
-        if one.pk in crashed:
-            active.alone.add(index)
-        if one.state.is_terminal:
-            active.last_of[one.state] = index
-        if one.is_in_try:
-            active.first_look_us[index] = _us(one.started_at)
-            active.looks[index] = one.reschedules + 1
-        if one.state in (_S.UP_FOR_RETRY, _S.UP_FOR_RESCHEDULE):
-            taken.delays_s.append((index, max(0.0, (_us(one.due_at) - now_us) / 1e6)))
-    taken.decided = _decisions(connection, prepared, instances, index_of)
-    _load_items(connection, active)
-    _check_lengths(active)
-    taken.due = _due_callbacks(connection, active, {one.pk: one for one in instances}, index_of)
-    return taken
+    return active, index_of
 
 
 def _ending(run: RecordedRun, instances: Sequence[RecordedInstance]) -> EndReason | None:
@@ -490,8 +548,11 @@ def _load_items(connection: Connection, active: ActiveRun) -> None:
         active.keep_items(source, key, EncodedItems(data))
 
 
-def _check_lengths(active: ActiveRun) -> None:
-    """Raise RunConflictError where instances that are to run are not those of the value that is there now."""
+def _check_lengths(active: ActiveRun, run_id: str) -> None:
+    """Raise RunConflictError where instances that are to run are not those of the value that is there now.
+
+    `run_id`: the run of the dag in which that is to be put right.
+    """
     prepared, core = active.prepared, active.core
     for number, unit in enumerate(prepared.units):
         task = next((task for task in unit.tasks if core.is_expanded(task) and core.unended[task]), None)
@@ -503,7 +564,7 @@ def _check_lengths(active: ActiveRun) -> None:
         if lost is not None:
             name = prepared.tasks[lost].task_id
             what = f"is mapped over the value of {name!r}, which is {core.states[lost]}"
-            again = f"{name} {task_id}"
+            again = name
         else:
             length = active.length_of(number)
             if length == core.count(task):
@@ -511,9 +572,9 @@ def _check_lengths(active: ActiveRun) -> None:
             what = f"has {core.count(task):,} instances, and what it is mapped over has {length:,} items now"
             again = task_id
         raise RunConflictError(
-            f"run {active.run_id!r} of dag {active.dag.dag_id!r}: {task_id!r} {what}; have all of it run again: "
-            f"liteflow clear {active.dag.dag_id}/{active.run_id} {again}",
-            run_id=active.run_id,
+            f"run {run_id!r} of dag {active.dag.dag_id!r}: {task_id!r} {what}; have all of it run again: "
+            f"liteflow clear {active.dag.dag_id}/{run_id} {again} --downstream",
+            run_id=run_id,
         )
 
 

@@ -362,12 +362,7 @@ class ExecutorService:
             return self._stand_for(prepared, name, listener)
         if not only_failed:
             return self._begin(prepared, name, moment, params_json, created, listener)
-        try:
-            return self._stand_for(prepared, name, listener)  # it has a past, as one that was interrupted
-        except RunConflictError:
-            assert self._history is not None
-            self._history.cancel(created[0])
-            raise
+        return self._stand_for(prepared, name, listener)  # it has a past, as one that was interrupted
 
     def interrupt(self, grace_s: float = INTERRUPT_GRACE_S) -> None:
         """Stop soon: nothing more is begun, and what still runs after `grace_s` seconds is told to end.
@@ -524,6 +519,7 @@ class ExecutorService:
                         if place in plan.reused
                     ]
                     reusing.reuse(connection, origin.run.pk, pk, reused, now_us)
+                    self._refuse_what_cannot_go_on(connection, prepared, run_id, origin.run.run_id)
                 return pk, pks, now_us
         if origin is not None and existing.rerun_of != origin.run.run_id:
             raise RunConflictError(
@@ -533,6 +529,18 @@ class ExecutorService:
             )
         refuse_conflict(existing, dag, run_id, moment if must_match_date else None, params_json, prepared.digest)
         return None
+
+    def _refuse_what_cannot_go_on(
+        self, connection: Connection, prepared: PreparedDag, run_id: str, source_id: str
+    ) -> None:
+        """Raise RunConflictError while a run that begins with the values of another is not committed yet."""
+        from liteflow.execution.recovery import known_instances, refuse_other_lengths
+        from liteflow.storage import recovery
+
+        run = recovery.find_run(connection, prepared.dag.dag_id, run_id)
+        assert run is not None
+        instances = known_instances(prepared, recovery.instances_of(connection, run.pk))
+        refuse_other_lengths(connection, prepared, run, instances, source_id=source_id)
 
     def _see_who_goes_on(self, dag_id: str) -> None:
         """Wait until each run of the dag is driven, over, or one that nobody takes up."""

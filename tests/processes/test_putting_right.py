@@ -744,6 +744,29 @@ def test_a_source_that_was_opened_since_it_was_looked_at_is_not_copied(
     assert dag.runs() == []
 
 
+def test_what_is_mapped_over_fewer_items_now_is_refused_by_all_and_can_be_put_right(flow: Flow) -> None:
+    """The advice left out what is below, which then never ran; a refused repetition stayed in the record."""
+    from liteflow.execution.planning import plan_resume, prepare
+
+    flow.length.write_text("2")
+    assert flow.run().clear("listed") == 1
+    assert flow.resume().state == "failed"
+    flow.flag.touch()
+    advice = r"'double' has 3 instances, .* 2 items now; .*: liteflow clear flow/r double --downstream$"
+    with pytest.raises(RunConflictError, match=advice):
+        plan_resume(flow.run().history, prepare(flow.dag), "r")
+    with pytest.raises(RunConflictError, match=advice):
+        flow.resume()
+    with pytest.raises(RunConflictError, match=advice):
+        flow.dag.rerun("r", only_failed=True, run_id="again", progress=False)
+    assert [run.run_id for run in flow.dag.runs()] == ["r"], "what never began is not there"
+    assert flow.run().clear("double", downstream=True) == 4
+    assert flow.run().clear("work") == 1
+    assert plan_resume(flow.run().history, prepare(flow.dag), "r").rests["double"].again == 3
+    done = flow.resume()
+    assert (done.state, states(done)["double[1]"], done.xcom("total")) == ("success", "success", 2)
+
+
 @task
 def use(path: str, flag: str) -> None:
     assert os.path.exists(path), "used before it was made"
