@@ -49,6 +49,11 @@ def load_dag(identifier: str) -> Dag:
             raise
         except SyntaxError as error:
             raise DagFileError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+        except SystemExit as error:
+            raise DagFileError(
+                f"{_place(error, path)}: the file ends the process when it is imported ({_exit_text(error)}); put that "
+                'under: if __name__ == "__main__":'
+            ) from error
         except Exception as error:
             place = _place(error, path)
             text = str(error).removeprefix(f"{place}: ")
@@ -81,6 +86,10 @@ def _chosen(dags: Sequence[Dag], dag_id: str | None, path: str, module: ModuleTy
     uncalled = [name for name, value in vars(module).items() if isinstance(value, DagFactory)]
     hint = f"; call the @dag function at the end of the file: {uncalled[0]}()" if uncalled else ""
     raise DagFileError(f"{path}: makes no dag when it is imported{hint}")
+
+
+def _exit_text(error: SystemExit) -> str:
+    return "SystemExit" if error.code is None else f"SystemExit: {error.code}"
 
 
 def _place(error: BaseException, path: str) -> str:

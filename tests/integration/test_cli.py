@@ -122,6 +122,8 @@ def test_logical_date(project: Path) -> None:
         (["same.py"], "dag id 'a' is taken by the dag made at"),
         (["syntax.py"], "syntax.py:2: "),
         (["broken.py"], "broken.py:2: ZeroDivisionError: division by zero"),
+        (["leaves.py"], "leaves.py:5: the file ends the process when it is imported (SystemExit: 3)"),
+        (["says.py"], "says.py:2: the file ends the process when it is imported (SystemExit: no config)"),
         (["cycle.py"], "(a -> b -> a)"),
     ],
 )
@@ -131,6 +133,8 @@ def test_bad_input_is_one_line_and_exit_2(project: Path, args: list[str], messag
         "two.py": "from liteflow import Dag\nDag('a')\nDag('b')\n",
         "same.py": "from liteflow import Dag\nDag('a')\nDag('a')\n",
         "syntax.py": "x = 1\nx = = 2\n",
+        "leaves.py": "import sys\nfrom liteflow import Dag\nDag('a')\ndef main():\n    sys.exit(3)\nmain()\n",
+        "says.py": "import sys\nsys.exit('no config')\n",
         "broken.py": "def f():\n    return 1 / 0\nf()\n",
         "cycle.py": "from liteflow import Dag, task\n@task\ndef a(): pass\n@task\ndef b(): pass\n"
         "with Dag('c'):\n    x = a()\n    x >> b() >> x\n",
