@@ -284,8 +284,13 @@ def _tell_slots(dag_id: str, slots: list[Slot], as_json: bool, *, dry_run: bool)
             }
         )
         return
-    rows = [[slot.run_id, slot.state or "-", _WORDS[slot.action][0 if dry_run else 1]] for slot in slots]
+    rows = [[slot.run_id, _state_of(slot), _WORDS[slot.action][0 if dry_run else 1]] for slot in slots]
     print_table(["RUN", "STATE", "WHAT"], rows, empty="", state_column=1)
+
+
+def _state_of(slot: Slot) -> str:
+    """The word for where a run stands, as `runs` has it: nobody drives one that is to be gone on with."""
+    return "interrupted" if slot.action == "resume" and slot.state == "running" else slot.state or "-"
 
 
 def _checked(parse: Callable[[str], Any], option: str, text: str) -> Any:

@@ -392,6 +392,9 @@ def test_a_backfill_that_is_stopped_goes_on_with_the_same_command(
     _, errors = process.communicate(timeout=30)
     assert process.returncode == code, errors
     assert "the same command again goes on where it was" in errors
+    if number == signal.SIGINT:
+        dry = liteflow("backfill", "nightly.py", *DATES, "--dry-run", cwd=tmp_path)
+        assert dry.stdout.splitlines()[2].split()[1:] == ["interrupted", "to", "go", "on", "with"], "as runs has it"
     done = liteflow("backfill", "nightly.py", *DATES, "--json", cwd=tmp_path)
     assert (done.returncode, found(done)) == (
         0,
