@@ -26,6 +26,11 @@ def file_named(identifier: str) -> str | None:
     return None
 
 
+def is_named_as_file(identifier: str) -> bool:
+    """Whether it looks like FILE.py[:DAG_ID], there or not."""
+    return identifier.endswith(".py") or identifier.rpartition(":")[0].endswith(".py")
+
+
 def load_dag(identifier: str) -> Dag:
     """The dag that FILE[:DAG_ID] names, once the file has been run as an import of it would be.
 

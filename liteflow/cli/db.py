@@ -117,6 +117,8 @@ def backup_command(target: str | None, db_path: str | None) -> None:
     """
     from liteflow.storage import schema
 
+    if target is not None and os.path.lexists(target):
+        raise click.BadParameter(f"{target}: there already; name another file for the backup", param_hint="TARGET")
     echo(schema.backup(db_path, target))
 
 

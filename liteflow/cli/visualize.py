@@ -12,7 +12,7 @@ import click
 
 from liteflow.cli import completing
 from liteflow.cli.common import db_option, echo, echo_lines, examples, is_terminal, open_history
-from liteflow.cli.dagfile import file_named, load_dag
+from liteflow.cli.dagfile import file_named, is_named_as_file, load_dag
 from liteflow.cli.drawing import is_ascii_only, picture_of, print_lines, timeline_of, width_here, write_file
 
 if TYPE_CHECKING:
@@ -153,10 +153,18 @@ def _subject(identifier: str, run_name: str | None, db_path: str | None) -> _Sub
         if run_name is None:
             return _Subject(None, dag)
         return _Subject(_run_of(open_history(db_path or _path_of(dag)), dag.dag_id, run_name), dag)
-    history = open_history(db_path)
-    if run_name is None:
-        return _Subject(history.find_run(identifier), None)
-    return _Subject(_run_of(history, history.dag(identifier).dag_id, run_name), None)
+    from liteflow.errors import DatabaseMissingError, NotFoundError
+
+    try:
+        history = open_history(db_path)
+        if run_name is None:
+            return _Subject(history.find_run(identifier), None)
+        dag_id = history.dag(identifier).dag_id
+    except (DatabaseMissingError, NotFoundError):
+        if is_named_as_file(identifier):  # a dag may have such an id as well
+            load_dag(identifier)  # says that there is no such file
+        raise
+    return _Subject(_run_of(history, dag_id, run_name), None)
 
 
 def _path_of(dag: Dag) -> str | None:

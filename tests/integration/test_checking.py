@@ -15,7 +15,7 @@ import pytest
 from liteflow.errors import DatabaseMissingError, NotALiteflowDatabaseError, StorageError
 from liteflow.storage import schema
 from liteflow.storage.checking import MOST_OF_A_KIND, check
-from tests.conftest import liteflow
+from tests.conftest import command, liteflow
 
 RUN = """
 INSERT INTO liteflow_dag (id, dag_id, tags, params, structure_digest, created_at, updated_at)
@@ -279,6 +279,8 @@ def test_a_backup_overwrites_nothing(sound: str, tmp_path: Path) -> None:
         schema.backup(sound, target)
     with pytest.raises(StorageError, match="there already"):
         schema.backup(sound, sound)
+    done = command("db", "backup", str(target), "--db", sound, cwd=tmp_path)
+    assert (done.returncode, done.stdout, "precious.txt: there already" in done.stderr) == (2, "", True)
     assert target.read_text() == "precious"
     assert check(sound) == []
 

@@ -197,7 +197,9 @@ def test_what_a_file_prints_is_not_what_the_command_prints(here: Path) -> None:
         (["flow.py:etl", "--format", "timeline"], 2, "timeline draws a run: name one with --run RUN"),
         (["flow.py:etl", "--format", "gantt"], 2, "gantt draws a run"),
         (["flow.py:other", "--run", "latest"], 2, "dag 'other' has no run 'latest'"),
-        (["nothing.py"], 2, "no run or dag 'nothing.py'"),
+        (["nothing.py"], 2, "nothing.py: no such file"),
+        (["nothing.py:etl", "--run", "first"], 2, "nothing.py: no such file"),
+        (["nothing.py", "--db", "no.db"], 2, "nothing.py: no such file"),
         (["etl", "--db", "no.db"], 3, "no.db"),
     ],
 )
