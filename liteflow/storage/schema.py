@@ -8,6 +8,7 @@ the models, without paying for alembic's import; a test holds the two equal. No 
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -106,6 +107,12 @@ def read_revision(path: str, *, only_look: bool = False) -> str | None:
     except UnicodeDecodeError as error:  # SQLite's message quotes what is damaged
         raise storage_error(path, error) from error
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorname", "").startswith("SQLITE_CORRUPT"):
+            raise StorageError(
+                f"{path}: {error}: the file is damaged, so that not even its tables can be read; restore it from a "
+                f"backup, or save what is left: sqlite3 {shlex.quote(path)} .recover | sqlite3 NEW.db",
+                path=path,
+            ) from error
         raise NotALiteflowDatabaseError(
             f"{path}: not an SQLite database ({error}); name another file with --db", path=path
         ) from error

@@ -227,6 +227,19 @@ def test_a_page_that_is_damaged_is_found(sound: str) -> None:
     assert "restore it from a backup" in read.stderr
 
 
+def test_a_file_that_was_cut_off_is_called_damaged_by_all(sound: str) -> None:
+    """It was taken for something else than a database, also by the two commands that are for damage."""
+    os.truncate(sound, 20_000)
+    here = Path(sound).parent
+    for args in (["db", "check"], ["runs"], ["show", "etl"], ["db", "stats"]):
+        done = command(*args, "--db", sound, cwd=here)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+        assert "the file is damaged" in done.stderr
+        assert "restore it from a backup" in done.stderr
+    doctor = command("doctor", "--db", sound, cwd=here)
+    assert (doctor.returncode, "the file is damaged" in doctor.stdout) == (3, True), doctor.stdout
+
+
 def test_the_command_tells_lines_or_json(sound: str) -> None:
     here = Path(sound).parent
     done = liteflow("db", "check", "--db", sound, cwd=here)
