@@ -16,12 +16,12 @@ _RUN_ID = re.compile(r"[A-Za-z0-9_.~:+\-]{1,250}", re.ASCII)
 
 def check_name(kind: str, value: object) -> str:
     """`value` if it is a good dag id or task id; otherwise InvalidIdError, with the place in the user's code."""
-    return _check(kind, value, _NAME, "letters, digits, '_', '.' and '-'", f"{caller()}: ")
+    return _check(kind, value, _NAME, "ASCII letters, digits, '_', '.' and '-'", f"{caller()}: ")
 
 
 def check_run_id(value: object) -> str:
     """`value` if it is a good run id; otherwise InvalidIdError."""
-    return _check("run id", value, _RUN_ID, "letters, digits and any of '_.~:+-'", "")
+    return _check("run id", value, _RUN_ID, "ASCII letters, digits and any of '_.~:+-'", "")
 
 
 def _check(kind: str, value: object, pattern: re.Pattern[str], allowed: str, where: str) -> str:

@@ -264,6 +264,19 @@ def task_and_index(text: str) -> tuple[str, int | None]:
     return (match["task_id"], int(match["map_index"])) if match else (text, None)
 
 
+def checked_name(kind: str, name: str) -> str:
+    """The name that an option or argument gives, if it is a good one."""
+    from liteflow.authoring.ids import check_name
+    from liteflow.authoring.places import caller
+    from liteflow.errors import InvalidIdError
+
+    try:
+        return check_name(kind, name)
+    except InvalidIdError as error:
+        # Whoever types a name at a prompt has no line of code that would be worth naming.
+        raise click.BadParameter(str(error).removeprefix(f"{caller()}: ")) from None
+
+
 def run_document(run: DagRun) -> dict[str, Any]:
     """A run as JSON has it."""
     from liteflow.storage.xcoms import plain_json

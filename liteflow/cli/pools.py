@@ -5,7 +5,17 @@ from __future__ import annotations
 import click
 
 from liteflow.cli import completing
-from liteflow.cli.common import db_hint, db_option, echo, examples, json_option, open_history, print_json, print_table
+from liteflow.cli.common import (
+    checked_name,
+    db_hint,
+    db_option,
+    echo,
+    examples,
+    json_option,
+    open_history,
+    print_json,
+    print_table,
+)
 
 
 @click.group("pools")
@@ -17,15 +27,7 @@ examples("liteflow pools list", "liteflow pools set warehouse 2")(pools_command)
 
 
 def _check_name(_ctx: click.Context, _param: click.Parameter, name: str) -> str:
-    from liteflow.authoring.ids import check_name
-    from liteflow.authoring.places import caller
-    from liteflow.errors import InvalidIdError
-
-    try:
-        return check_name("pool", name)
-    except InvalidIdError as error:
-        # Whoever types a name at a prompt has no line of code that would be worth naming.
-        raise click.BadParameter(str(error).removeprefix(f"{caller()}: ")) from None
+    return checked_name("pool", name)
 
 
 @examples("liteflow pools list", "liteflow pools list --json --db etl.db")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from liteflow.cli import completing
-from liteflow.cli.common import echo, echo_lines, examples
+from liteflow.cli.common import checked_name, echo, echo_lines, examples
 
 TEMPLATE = '''"""The dag {dag_id}. Run it with `python FILE` or `liteflow run FILE`."""
 
@@ -52,12 +52,16 @@ if __name__ == "__main__":
     shell_complete=completing.files,
     help="Write to FILE, which must not exist, instead of stdout.",
 )
-@click.option("--dag-id", default="my_workflow", show_default=True, help="The id of the dag.")
+@click.option(
+    "--dag-id",
+    default="my_workflow",
+    show_default=True,
+    callback=lambda _ctx, _param, name: checked_name("dag id", name),
+    help="The id of the dag.",
+)
 def scaffold_command(output: str | None, dag_id: str) -> None:
     """Write a dag file to start from. It has two tasks that pass a value."""
-    from liteflow.authoring.ids import check_name
-
-    text = TEMPLATE.format(dag_id=check_name("dag id", dag_id))
+    text = TEMPLATE.format(dag_id=dag_id)
     if output is None:
         echo_lines(text)
         return

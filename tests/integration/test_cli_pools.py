@@ -58,7 +58,7 @@ def test_only_set_creates_a_database(command: tuple[str, ...], tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("no spaces", "1"), "'no spaces' is no pool: use 1 to 250 letters, digits, '_', '.' and '-'"),
+        (("no spaces", "1"), "'no spaces' is no pool: use 1 to 250 ASCII letters, digits, '_', '.' and '-'"),
         (("", "1"), "'' is no pool"),
         (("api", "-1"), "-1"),
         (("api", "many"), "'many' is not a valid integer"),

@@ -648,7 +648,7 @@ def test_cycle_error_names_the_path_and_the_places_of_its_edges() -> None:
     assert "dag 'd'" in message
     assert f"a -> b at {at(first)}" in message
     assert f"b -> a at {at(second)}" in message
-    assert "end" not in message.replace("Remove one of these edges", "")
+    assert "end" not in message.replace("Remove one of these edges", "").replace(__file__, "")
 
 
 @given(st.data())
@@ -1205,7 +1205,7 @@ BAD_IDS = ["", " ", "a b", "a/b", "ä", "a\n", "x" * 251, None, 3, b"a", "\u0661
 
 @pytest.mark.parametrize("dag_id", BAD_IDS)
 def test_a_bad_dag_id_is_refused_with_the_place(dag_id: Any) -> None:
-    with pytest.raises(InvalidIdError, match="is no dag id: use 1 to 250 letters") as caught:
+    with pytest.raises(InvalidIdError, match="is no dag id: use 1 to 250 ASCII letters") as caught:
         Dag(dag_id)
     assert str(caught.value).startswith(__file__)
 

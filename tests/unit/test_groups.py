@@ -92,7 +92,7 @@ def test_a_group_without_an_id_is_refused() -> None:
 def test_a_bad_group_id_is_refused_with_the_place(group_id: Any) -> None:
     with Dag("d"):
         place = line() + 2
-        with pytest.raises(InvalidIdError, match="is no group id: use 1 to 250 letters") as caught:
+        with pytest.raises(InvalidIdError, match="is no group id: use 1 to 250 ASCII letters") as caught:
             TaskGroup(group_id)
     assert str(caught.value).startswith(at(place))
 
