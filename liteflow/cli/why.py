@@ -94,6 +94,9 @@ def _print_head(run: DagRun, explanation: Explanation) -> None:
     if is_interrupted(run):
         echo(f"nobody drives it; go on with: {_resume_text(run, explanation)}")
         return
+    if run.state is RunState.QUEUED and run.owner is None:
+        echo(f"waits to be gone on with: {_resume_text(run, explanation)}")
+        return
     if explanation.facts.is_cancelling:
         echo("it is being cancelled")
     if run.state is RunState.QUEUED and run.owner is not None:

@@ -271,6 +271,7 @@ class _Explaining:
             is_expanded=group.map_index >= 0,
             run_reason=self._run.end_reason,
             tries=group.try_number - group.uncounted_tries,
+            has_others=task.size > 0,
         )
 
     def _reason_of_part(self, task: TaskRecord, group: InstanceGroup, part: _Part) -> Reason:
@@ -509,7 +510,7 @@ class _Explaining:
         if state.taken + wanted <= state.slots:
             return ""
         if wanted > state.slots:
-            return f"wants {wanted:,} slots of pool {pool}, which has {state.slots:,}"
+            return f"wants {wanted:,} slot{'' if wanted == 1 else 's'} of pool {pool}, which has {state.slots:,}"
         held = named([self._held_by(one) for one in state.holders])
         return f"pool {pool} {state.taken:,}/{state.slots:,}" + (f" held by {held}" if held else "")
 

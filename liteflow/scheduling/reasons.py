@@ -50,7 +50,7 @@ class Why(StrEnum):
     REUSED = "reused"
     """Its value comes from another run."""
     REMOVED = "removed"
-    """The dag with which the run went on has no such task."""
+    """The dag with which the run went on has no such task, or the task is mapped over fewer items."""
     UPSTREAM = "upstream"
     """It waits for what is upstream."""
     SCOPE = "scope"
@@ -212,14 +212,17 @@ def reason_of_end(
     is_expanded: bool = False,
     run_reason: EndReason | None = None,
     tries: int = 0,
+    has_others: bool = False,
 ) -> Reason:
     """Why a task instance ended so.
 
     `decisions` are those that named the task; `error` is what is recorded beside the state, `has_run` whether its
     latest try began; `is_expanded` whether it has a map index; `run_reason` why the run ended early, if it did;
-    `tries` how many tries there were.
+    `tries` how many tries there were; `has_others` whether its task has instances that were not removed.
     """
     if state is _S.REMOVED:
+        if has_others:
+            return Reason(Why.REMOVED, "what the task is mapped over has fewer items now")
         return Reason(Why.REMOVED, "the dag with which the run went on has no such task")
     if end_reason is EndReason.MARKED:
         return Reason(Why.MARKED, "marked")

@@ -428,7 +428,16 @@ def test_an_interrupted_run_says_that_nobody_drives_it_and_how_to_go_on(stage: S
 
 def test_a_run_that_nobody_took_waits_for_a_service(stage: Stage) -> None:
     stage.run("r1", {"a": {}}, state=RunState.QUEUED, executor_pk=None, started_at=None)
-    assert "a pending: waits for a service that knows the dag: nobody drives the run" in stage.lines("etl/r1")
+    lines = stage.lines("etl/r1")
+    assert lines[1] == "waits to be gone on with: liteflow run '/home/me/my dag.py:etl' --resume r1 --db test.db"
+    assert "a pending: waits for a service that knows the dag: nobody drives the run" in lines
+
+
+def test_a_mapping_that_shrank_says_so_and_not_that_the_task_is_gone(stage: Stage) -> None:
+    pk = stage.run("r1", {"m": {"size": 3, "state": S.SUCCESS, "try_number": 1}}, state=RunState.SUCCESS)
+    with stage.database.write() as connection:
+        connection.execute(update(TI).where(TI.c.run_pk == pk, TI.c.map_index == 2).values(state=S.REMOVED))
+    assert "m[2] removed: what the task is mapped over has fewer items now" in stage.lines("etl/r1")
 
 
 def test_a_task_that_waits_for_the_run_before_names_it(stage: Stage) -> None:

@@ -138,6 +138,7 @@ CUT = Decision("check", None, frozenset({"slow"}))
         (S.FAILED, EndReason.MARKED, {}, Why.MARKED, "marked"),
         (S.SUCCESS, EndReason.REUSED, {}, Why.REUSED, "its value comes from the run that this one is a rerun of"),
         (S.REMOVED, None, {}, Why.REMOVED, "the dag with which the run went on has no such task"),
+        (S.REMOVED, None, {"has_others": True}, Why.REMOVED, "what the task is mapped over has fewer items now"),
         (S.SKIPPED, None, {"has_run": True, "error": "no data"}, Why.SKIPPED_ITSELF, "no data"),
         (S.SKIPPED, EndReason.CANCELLED, {}, Why.ENDED, "it was cancelled"),
         (
