@@ -113,7 +113,9 @@ def _instance_rows(
     rows = []
     for one in (tries or {}).get((instance.task_id, instance.map_index), []):
         duration = one.ended_at - one.started_at if one.started_at and one.ended_at else None
-        rows.append([name, str(one.state), str(one.try_number), when(one.started_at), took(duration), one.error or ""])
+        reason = f" ({one.end_reason})" if one.end_reason else ""
+        state = f"{one.state}{reason}"
+        rows.append([name, state, str(one.try_number), when(one.started_at), took(duration), one.error or ""])
     # Of one that waits it is that of the try before, of which the error says more.
     reason = f" ({instance.end_reason})" if instance.end_reason and instance.state.is_terminal else ""
     rows.append(

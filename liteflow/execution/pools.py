@@ -58,7 +58,8 @@ class PoolGuard:
                 )
             if task.options.pool_slots > sizes[name]:
                 raise PoolError(
-                    f"{task.place}: task {task.task_id!r} takes {task.options.pool_slots} slots of pool {name!r}, "
+                    f"{task.place}: task {task.task_id!r} takes {task.options.pool_slots:,} "
+                    f"slot{'' if task.options.pool_slots == 1 else 's'} of pool {name!r}, "
                     f"which has {sizes[name]}",
                     pool=name,
                 )

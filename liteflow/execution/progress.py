@@ -155,8 +155,7 @@ class _Base:
         if event.task_id is None:
             return
         if event.kind == "line":
-            head = event.task_id if event.map_index < 0 else f"{event.task_id} {event.map_index}"
-            self._line(f"[{head}] {event.text or ''}", style="dim")
+            self._line(f"[{instance_name(event.task_id, event.map_index)}] {event.text or ''}", style="dim")
         elif event.kind == "expanded":
             self.tally.expand(event.task_id, event.size)
         elif event.kind == "kept" and isinstance(event.state, _S):

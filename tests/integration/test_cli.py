@@ -87,6 +87,9 @@ def test_run_as_json(project: Path) -> None:
     document = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (1, "")
     assert (document["state"], document["params"]) == ("failed", {"day": "2026-01-01", "fine": False})
+    shown = command("show", "etl", "--db", "own.db", cwd=project).stdout
+    tries = [line.split()[1:4] for line in shown.splitlines() if line.startswith("check ")]
+    assert tries == [["failed", "(error)", "1"], ["failed", "(error)", "2"]]
 
 
 def test_a_text_param_stays_text_and_others_are_json(project: Path) -> None:
@@ -274,6 +277,15 @@ def test_scaffold_writes_a_dag_that_runs(tmp_path: Path) -> None:
     ):
         linted = run_python("-m", "ruff", *check, "my_workflow.py", cwd=tmp_path)
         assert linted.returncode == 0, linted.stdout
+
+
+@pytest.mark.parametrize("name", ["a b", "\u00fc"])
+def test_a_bad_id_at_the_prompt_names_no_line_of_code(name: str, tmp_path: Path) -> None:
+    done = command("scaffold", "--dag-id", name, cwd=tmp_path)
+    last = done.stderr.splitlines()[-1]
+    assert (done.returncode, done.stdout) == (2, "")
+    assert last.endswith(f": '{name}' is no dag id: use 1 to 250 ASCII letters, digits, '_', '.' and '-'")
+    assert ".py" not in last
 
 
 def test_scaffold_never_overwrites(tmp_path: Path) -> None:

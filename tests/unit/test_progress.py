@@ -124,7 +124,7 @@ def test_lines_of_mapped_instances_have_their_index(display: PlainDisplay, capsy
     display.take(task(S.FAILED, 17, try_number=2, error="ValueError: 17"))
     display.take(task(S.FAILED))
     assert capsys.readouterr().err.splitlines() == [
-        "[add_one 17] hello\\x1b",
+        "[add_one[17]] hello\\x1b",
         "[load] hello",
         "add_one[17] try 1 failed, will be tried again: ValueError: 17",
         "add_one[17] failed: ValueError: 17",
