@@ -46,11 +46,14 @@ def runs_or_files(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 
 def runs_to_resume(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
-    """The same, and `latest`."""
+    """The same of the dag that the line names, by its file or its id, and `latest`."""
     from liteflow.storage import completion
 
+    # An option that has no value yet keeps click from giving the words around it to the arguments.
+    words = [ctx.params.get("file"), ctx.params.get("identifier"), *ctx.args]
+    subject = next((word for word in words if isinstance(word, str)), None)
     latest = ["latest"] if "latest".startswith(incomplete) else []
-    return _items([*latest, *completion.runs(_db_path(ctx), incomplete)])
+    return _items([*latest, *completion.runs(_db_path(ctx), incomplete, subject)])
 
 
 def tasks(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:

@@ -40,21 +40,25 @@ def dag_ids(db_path: str | None, beginning: str) -> list[str]:
     return _found(db_path, lambda connection: _dag_ids(connection, beginning))
 
 
-def runs(db_path: str | None, beginning: str) -> list[str]:
+def runs(db_path: str | None, beginning: str, subject: str | None = None) -> list[str]:
     """What may stand for RUN and begins so: dag ids; with a slash the runs of that dag as DAG/RUN; else run ids too.
 
-    Run ids come behind the dag ids, backwards, once there is a beginning: there may be very many.
+    Run ids come behind the dag ids, backwards, once there is a beginning: there may be very many. `subject`, a dag id
+    or FILE[:DAG_ID]: only of its dags, if any of them has run here.
     """
 
     def query(connection: sqlite3.Connection) -> Iterator[str]:
         dag_id, slash, run_id = beginning.partition("/")
+        mine = None if subject is None else list(_dags_of(connection, subject)) or None
         if slash:
-            for found in _run_ids(connection, run_id, dag_id):
+            for found in _run_ids(connection, run_id, dag_id) if mine is None or dag_id in mine else ():
                 yield f"{dag_id}/{found}"
             return
-        yield from _dag_ids(connection, beginning)
-        if beginning:
+        yield from (one for one in _dag_ids(connection, beginning) if mine is None or one in mine)
+        if beginning and mine is None:
             yield from _run_ids(connection, beginning)
+        for one in mine or () if beginning else ():
+            yield from _run_ids(connection, beginning, one)
 
     return _found(db_path, query)
 
@@ -116,6 +120,13 @@ def _range(beginning: str) -> tuple[str, str]:
 def _dag_ids(connection: sqlite3.Connection, beginning: str) -> Iterator[str]:
     sql = "SELECT dag_id FROM liteflow_dag WHERE dag_id >= ? AND dag_id < ? ORDER BY dag_id"
     return _column(connection, sql, *_range(beginning))
+
+
+def _dags_of(connection: sqlite3.Connection, subject: str) -> Iterator[str]:
+    """The dags that a dag id or FILE[:DAG_ID] names and that have run here, by id."""
+    path, _, dag_id = subject.rpartition(":")
+    sql = "SELECT dag_id FROM liteflow_dag WHERE dag_id IN (?, ?) OR file = ? ORDER BY dag_id"
+    return _column(connection, sql, subject, dag_id if path else subject, os.path.abspath(subject))
 
 
 def _run_ids(connection: sqlite3.Connection, beginning: str, dag_id: str | None = None) -> Iterator[str]:

@@ -118,6 +118,21 @@ def test_ids_of_dags_and_runs(offered: Offer) -> None:
     assert offered("liteflow run flow.py --resume e") == plain("etl", "export")
 
 
+def test_runs_to_go_on_with_are_those_of_the_dag_on_the_line(offered: Offer, here: Path) -> None:
+    with sqlite3.connect(here / "liteflow.db") as connection:
+        add_run(connection, 9, 2, "nights")
+        connection.execute("UPDATE liteflow_dag SET file = ? WHERE dag_id = 'etl'", (str(here / "flow.py"),))
+    connection.close()
+    assert offered("liteflow run flow.py --resume e") == plain("etl")
+    assert (
+        offered("liteflow run flow.py --resume n") == offered("liteflow plan flow.py --resume n") == plain("nightly~1")
+    )
+    assert offered("liteflow rerun flow.py:export --from n") == plain("nights")
+    assert offered("liteflow visualize etl --run n") == plain("nightly~1")
+    assert offered("liteflow run flow.py --resume export/n") == []
+    assert offered("liteflow run other.py --resume n") == plain("nights", "nightly~1"), "whose dags are not known"
+
+
 def test_bash_is_told_only_what_stands_behind_the_last_colon(offered: Offer) -> None:
     assert offered("liteflow show etl/manual__2026-01-01T00:00:0", "0") == plain("00.000000+00:00_aaaaaa")
     assert offered("liteflow show etl/manual__2026-01-01T00:", ":") == plain("00:00.000000+00:00_aaaaaa")
