@@ -140,8 +140,16 @@ def _pickler_class() -> type[pickle.Pickler]:
 
         class CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
             def reducer_override(self, obj: Any) -> Any:
+                if isinstance(obj, CodeType):
+                    return self._with_file(obj)
                 reduced = reduce_by_file(obj)
                 return super().reducer_override(obj) if reduced is None else reduced
+
+            def _with_file(self, code: CodeType) -> Any:
+                """cloudpickle leaves the file's name out, so that payloads are alike; tracebacks are to have it."""
+                make, arguments, *rest = self.dispatch_table[CodeType](code)
+                named = tuple(code.co_filename if one == "<dynamic-code>" else one for one in arguments)
+                return (make, named, *rest)
 
         _CodePickler = CodePickler
     return _CodePickler

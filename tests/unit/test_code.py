@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,19 @@ def closure(step: int) -> Callable[[int], int]:
 def test_a_lambda_goes_by_value() -> None:
     assert code_of(made(lambda: 1)).kind == "pickle"
     assert travelled(lambda value: value + NUMBER, 1)(1) == 6
+
+
+def test_what_goes_by_value_keeps_the_file_that_its_tracebacks_name() -> None:
+    """cloudpickle calls it `<dynamic-code>`: an error had neither the path nor the line's text."""
+
+    def outer() -> Any:
+        return lambda: 1 / 0
+
+    assert travelled(outer).__code__.co_filename == __file__
+    with pytest.raises(ZeroDivisionError) as caught:
+        travelled(outer)()()
+    last = traceback.extract_tb(caught.value.__traceback__)[-1]
+    assert (last.filename, last.line) == (__file__, "return lambda: 1 / 0")
 
 
 def test_a_closure_goes_by_value_with_what_it_encloses() -> None:
