@@ -96,9 +96,9 @@ class Dag:
         with Dag("etl", db_path="etl.db") as dag:
             load(extract("2026-01-01"))
 
-    `dag_id`: 1 to 250 letters, digits, `_`, `.`, `-`. `db_path`: the database of its runs, a path or an SQLAlchemy
-    URL of SQLite; default `$LITEFLOW_DB`, else `liteflow.db`. `params`: names and defaults; what a run gives is
-    laid over them, and no other names are allowed; a `Param` has a JSON schema that values must fit.
+    `dag_id`: 1 to 250 ASCII letters, digits, `_`, `.`, `-`. `db_path`: the database of its runs, a path or an
+    SQLAlchemy URL of SQLite; default `$LITEFLOW_DB`, else `liteflow.db`. `params`: names and defaults; what a run
+    gives is laid over them, and no other names are allowed; a `Param` has a JSON schema that values must fit.
     `default_args`: task options for every task. `durability`: `"normal"` (a power cut in mid-run can cost repeated
     tasks) or `"full"` (every commit is on the disk before anything follows from it). `max_crashes` (default 3): a
     task under which the executor service died so many times has failed. `max_active_tasks`: how many tasks of one
