@@ -518,7 +518,7 @@ def test_a_resume_waits_for_a_take_up_of_which_the_loop_is_about_to_hear(held: D
     ):
         assert service._recoverer is not None
         assert service._loop is not None
-        taken = service._recoverer.take_up(service._prepare(held), service._recorded(held, "r"))
+        taken = service._recoverer.take_up(service._prepare(held), service._recorded(held.dag_id, "r"))
         assert taken is not None
         resumed = pool.submit(service.resume, held, "r")
         with pytest.raises(TimeoutError):
