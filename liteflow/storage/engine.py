@@ -17,6 +17,8 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -112,6 +114,16 @@ class _Lease:
             self.driver.commit()
         self.cursors.clear()
 
+    def roll_back(self) -> None:
+        """Undo what is not committed, for a connection that is used again."""
+        for cursor in self.cursors:
+            cursor.close()
+        self.cursors.clear()
+        if self.connection.in_transaction():
+            self.connection.rollback()
+        elif self.driver.in_transaction:
+            self.driver.rollback()
+
     def close(self) -> None:
         """Roll back what is not committed, and close the connection.
 
@@ -173,12 +185,7 @@ class Database:
     def _scope(self, begin: str, during: Sequence[str], after: Sequence[str]) -> Iterator[Connection]:
         """A connection inside a transaction of the driver. The pragmas are for as long as it lasts: inside of one
         SQLite ignores or refuses them."""
-        if os.getpid() != self._pid:
-            raise StorageError(
-                f"{self.path}: opened by process {self._pid} and used in its forked child {os.getpid()}; "
-                "open the database anew in the child",
-                path=self.path,
-            )
+        self._refuse_fork()
         lease: _Lease | None = None
         try:
             lease = self._lease()
@@ -207,6 +214,14 @@ class Database:
             except IndexError:
                 pass  # another thread took it
         return _Lease(self.engine.connect().execution_options(liteflow_begin=""), self._idle)
+
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._pid:
+            raise StorageError(
+                f"{self.path}: opened by process {self._pid} and used in its forked child {os.getpid()}; "
+                "open the database anew in the child",
+                path=self.path,
+            )
 
     def remember_file(self) -> None:
         """Note which file this is, for `refuse_other_file`."""
@@ -245,6 +260,64 @@ class Database:
                 while idle:
                     idle.pop().close()
             self.engine.dispose()
+
+
+class MemoryDatabase(Database):
+    """A database in this process's memory, for the runs of tests. Nobody else sees it, and it goes with this value.
+
+    It has one connection, which the scopes of all threads have in turn: in SQLite's shared memory a reader that meets a
+    writer fails at once.
+    """
+
+    def __init__(self) -> None:
+        self.url = URL.create("sqlite", database=":memory:")
+        self.path = ":memory:"
+        self._pid = os.getpid()
+        self.engine = create_engine(self.url, poolclass=NullPool, connect_args={"check_same_thread": False})
+        event.listen(self.engine, "connect", lambda driver, _record: _configure(driver, None))
+        event.listen(self.engine, "begin", _begin)
+        event.listen(self.engine, "after_cursor_execute", _note_cursor)
+        self._only = _Lease(self.engine.connect().execution_options(liteflow_begin=""), None)
+        self._turn = threading.RLock()
+        weakref.finalize(self, self._only.close)
+
+    @contextmanager
+    def write(self, *, durable: bool = False, trusting: bool = False) -> Iterator[Connection]:
+        """A scope that writes. Nothing is more durable than the process, and foreign keys are always checked."""
+        with self._scope("BEGIN IMMEDIATE", (), ()) as connection:
+            yield connection
+
+    @contextmanager
+    def _scope(self, begin: str, during: Sequence[str], after: Sequence[str]) -> Iterator[Connection]:
+        self._refuse_fork()
+        lease = self._only
+        try:
+            with self._turn:
+                try:
+                    for pragma in during:
+                        lease.driver.execute(pragma)
+                    lease.driver.execute(begin)
+                    yield lease.connection
+                    lease.commit()
+                finally:
+                    lease.roll_back()
+                    for pragma in after:
+                        lease.driver.execute(pragma)
+        except (exc.DBAPIError, sqlite3.Error, UnicodeDecodeError) as error:
+            raise storage_error(self.path, error) from error
+
+    def remember_file(self) -> None:
+        """There is no file."""
+
+    def refuse_other_file(self) -> None:
+        """There is no file."""
+
+    def data_version(self) -> int:
+        """Always the same: there is no other connection."""
+        return 0
+
+    def close(self) -> None:
+        """It is closed when nobody holds it."""
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -305,7 +378,7 @@ def _connect(path: str, args: Any, options: dict[str, Any]) -> None:
         options["uri"] = True
 
 
-def _configure(driver: Any, path: str) -> None:
+def _configure(driver: Any, path: str | None) -> None:
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StorageError(
             f"SQLite {sqlite3.sqlite_version} is too old; liteflow needs "
@@ -315,7 +388,7 @@ def _configure(driver: Any, path: str) -> None:
     driver.isolation_level = None  # we issue BEGIN ourselves, see _begin
     # Only before anything is in the file, so before the change to WAL too. In a file that has it already it would be a
     # write.
-    made = ("auto_vacuum=INCREMENTAL",) if _is_empty(path) else ()
+    made = ("auto_vacuum=INCREMENTAL",) if path is not None and _is_empty(path) else ()
     for pragma in (
         f"busy_timeout={BUSY_TIMEOUT_MS}",
         *made,

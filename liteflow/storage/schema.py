@@ -31,6 +31,7 @@ from liteflow.errors import (
 from liteflow.storage.engine import (
     BUSY_TIMEOUT_MS,
     Database,
+    MemoryDatabase,
     database_url,
     is_read_only,
     read_only_uri,
@@ -83,6 +84,15 @@ def open_database(
     except BaseException:
         database.close()
         raise
+    return database
+
+
+def memory_database() -> MemoryDatabase:
+    """A new database in memory, at head."""
+    database = MemoryDatabase()
+    with database.write() as connection:
+        metadata.create_all(connection, checkfirst=False)
+        _stamp(connection, HEAD)
     return database
 
 
