@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from liteflow.execution.clock import clock_us
 from liteflow.execution.liveness import is_alive
 from liteflow.storage import recording, recovery
 
@@ -56,7 +55,7 @@ class Admission:
                 return run
         return None
 
-    def admit(self) -> tuple[list[ActiveRun], list[ActiveRun]]:
+    def admit(self, now_us: int) -> tuple[list[ActiveRun], list[ActiveRun]]:
         """Take out the runs that may begin now, and are recorded as ours, and those that are not there any more."""
         self.is_due = False
         with self._database.read() as connection:
@@ -66,7 +65,6 @@ class Admission:
             if not any(room_for(connection, self._database, dag, self._executor_pk) for dag in self._dags()):
                 return [], lost
         begun: list[ActiveRun] = []
-        now_us = clock_us()
         with self._database.write() as connection:
             for dag in self._dags():
                 room = room_for(connection, self._database, dag, self._executor_pk)

@@ -41,6 +41,7 @@ from liteflow.authoring.task import BASH, BRANCH, SENSOR, SHORT_CIRCUIT
 from liteflow.authoring.templates import has_template
 from liteflow.authoring.xcomarg import RETURN_VALUE, put_together
 from liteflow.errors import FailTask, SkipTask, TemplateError, XComEncodeError
+from liteflow.execution.clock import HOST_CLOCK, Clock
 from liteflow.execution.pulling import Ask, TryXComs, check_key
 from liteflow.storage.xcoms import decode, encode, encode_items
 
@@ -49,6 +50,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 LONGEST_REASON = 500
 """How much of a retry policy's reason is kept."""
+
+LetOut = tuple[type[BaseException], ...]
 
 CALLBACK = "callback"
 """The kind of a job that calls a callback: beside those of tasks."""
@@ -145,11 +148,22 @@ class Result(NamedTuple):
 class Try:
     """One try of one task instance, in the process that runs it."""
 
-    def __init__(self, recipe: Recipe, payload: Payload, report: Callable[[str], None], ask: Ask | None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        payload: Payload,
+        report: Callable[[str], None],
+        ask: Ask | None,
+        clock: Clock = HOST_CLOCK,
+        let_out: LetOut = (),
+    ) -> None:
         self.recipe = recipe
         self.payload = payload
         self.report = report
         """Takes the text of a traceback, or another message for the log."""
+        self.clock = clock
+        self.let_out = let_out
+        """Errors that are no outcome."""
         ended_index = payload.map_index if recipe.kind == CALLBACK else None
         self.xcoms = TryXComs(payload.dag_id, payload.run_id, payload.task_id, ask, ended_index=ended_index)
         self._extras: dict[str, Any] | None = None
@@ -190,7 +204,7 @@ class Try:
                 payload.map_index,
                 payload.try_number,
                 recipe.max_tries + payload.uncounted_tries,
-                start_date=datetime.now(UTC),
+                start_date=_moment(self.clock.now_us()),
                 xcoms=self.xcoms,
             ),
             dag=DagView(*recipe.dag_view),
@@ -338,21 +352,26 @@ def call(
     payload: Payload,
     report: Callable[[str], None],
     ask: Ask | None = None,
+    *,
+    clock: Clock = HOST_CLOCK,
+    let_out: LetOut = (),
 ) -> Result:
     """Call the function as the recipe and the payload say. `report` gets the text of a traceback.
 
     `ask` puts a question to whoever drives the run and returns the answer; without it a task can pull only what it
-    pushed itself. A child that the function forked, and that comes back here, ends: only the process that began the try
-    goes on.
+    pushed itself. `let_out`: errors that are raised and make no result. A child that the function forked, and that
+    comes back here, ends: only the process that began the try goes on.
     """
     pid = os.getpid()
     one: Try | None = None
     try:
-        here = one = Try(recipe, payload, report, ask)
+        here = one = Try(recipe, payload, report, ask, clock, let_out)
         with CurrentContext(lambda: here.context):
             result = _called(function, one)
         if os.getpid() != pid:
             _end_child(None)
+    except let_out:
+        raise
     except SkipTask as error:
         result = Result("skipped", None, str(error) or None, True, _pushed(one))
     except FailTask as error:
@@ -406,17 +425,28 @@ def _called(function: Callable[..., Any], one: Try) -> Result:
 
 def _finished(value: Any) -> Any:
     """What a function gave; of a coroutine, what comes of it."""
-    if inspect.iscoroutine(value):
-        import asyncio
+    if not inspect.iscoroutine(value):
+        return value
+    import asyncio
 
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
         return asyncio.run(value)
-    return value
+    # An event loop runs here already, which only a test has; two in one thread there cannot be.
+    import contextvars
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(contextvars.copy_context().run, asyncio.run, value).result()
 
 
 def _call_quietly(callback: Callable[..., Any], one: Try) -> None:
     """Call a callback whose error changes nothing."""
     try:
         _finished(callback(one.context))
+    except one.let_out:
+        raise
     except Exception as error:
         one.report(trace_of(error))
 

@@ -8,3 +8,22 @@ import time
 def clock_us() -> int:
     """Microseconds since 1970 in UTC."""
     return time.time_ns() // 1000
+
+
+class Clock:
+    """The host's time. The loop and the tries ask a clock, so that a run in a test can have a time of its own."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+        return time.monotonic()
+
+    def now_us(self) -> int:
+        """Microseconds since 1970 in UTC."""
+        return time.time_ns() // 1000
+
+    def sleep(self, seconds: float) -> None:
+        """Let so many seconds pass."""
+        time.sleep(seconds)
+
+
+HOST_CLOCK = Clock()

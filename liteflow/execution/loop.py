@@ -12,17 +12,16 @@ from __future__ import annotations
 import heapq
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.xcomarg import RETURN_VALUE
 from liteflow.errors import DagError, LiteflowError, MissingMainGuard, RunInterruptedError
 from liteflow.execution import recorder, telling
 from liteflow.execution.admission import Admission
 from liteflow.execution.choosing import Chooser
-from liteflow.execution.clock import clock_us
+from liteflow.execution.clock import HOST_CLOCK, Clock
 from liteflow.execution.jobs import Engine, Events, Job, LogLine, Outcome
 from liteflow.execution.liveness import OWNER_DIED
 from liteflow.execution.making import JobMaker
@@ -93,12 +92,18 @@ class Loop:
         executor_pk: int,
         pools: PoolGuard,
         recover: Recover | None = None,
+        *,
+        clock: Clock = HOST_CLOCK,
+        is_alone: bool = False,
     ) -> None:
         self._engine = engine
         self._database = database
         self._executor_pk = executor_pk
         self._pools = pools
         self._recover = recover
+        self._clock = clock
+        self._is_alone = is_alone
+        """Whether nobody else can write to the database: then there is nothing to look out for."""
         self._waiting = Waiting(database.path, executor_pk, counts_itself=recover is not None)
         self.mutex = threading.Lock()
         """Guards what other threads hand in."""
@@ -238,8 +243,9 @@ class Loop:
     def _patience(self) -> float:
         """How long the loop may sleep."""
         if self.inbox or self._chooser.callbacks:
-            return 0.0 if self.inbox else CALLBACK_POLL_S
-        wait = IDLE_POLL_S if self.runs or self._admission.waiting else MOST_REST_S
+            return 0.0 if self.inbox or self._is_alone else CALLBACK_POLL_S
+        has_runs = bool(self.runs or self._admission.waiting)
+        wait = math.inf if self._is_alone else IDLE_POLL_S if has_runs else MOST_REST_S
         if self._recover is not None:
             wait = min(wait, LOOK_AGAIN_S)
         if self._fresh:
@@ -248,7 +254,7 @@ class Loop:
             wait = min(wait, self._retention.wait_s(is_busy=bool(self.runs)))
         due = min(self._kill_at, self._timers[0][0] if self._timers else math.inf)
         if due < math.inf:
-            wait = min(wait, max(0.0, due - time.monotonic()))
+            wait = min(wait, max(0.0, due - self._clock.monotonic()))
         return wait
 
     def _answer(self, events: Events) -> None:
@@ -256,18 +262,13 @@ class Loop:
         if not events.questions:
             return
         with self._database.read() as connection:
-            for job, number, (_, dag_id, run_id, task_ids, key, map_indexes, prior) in events.questions:
-                rows = pull_xcoms(
-                    connection,
-                    dag_id=dag_id,
-                    run_id=run_id,
-                    task_ids=task_ids,
-                    key=key,
-                    map_indexes=map_indexes,
-                    include_prior_dates=prior,
-                    logical_date_us=job.run.logical_date_us,
-                )
-                self._engine.answer(job, number, tuple(tuple(row) for row in rows))
+            for job, number, question in events.questions:
+                self._engine.answer(job, number, _pulled(connection, job, question))
+
+    def answer_now(self, job: Job, question: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The answer to what a running task wants to know: for an engine that runs jobs while it is polled."""
+        with self._database.read() as connection:
+            return _pulled(connection, job, question)
 
     def _let_in(self, run: ActiveRun, turn: Turn) -> None:
         """Begin a run, or have it wait until its dag's other runs are over."""
@@ -280,7 +281,7 @@ class Loop:
         """Begin the runs that may by now."""
         if not self._admission.is_due or not self._admission.waiting or self.is_interrupted:
             return
-        begun, lost = self._admission.admit()
+        begun, lost = self._admission.admit(self._clock.now_us())
         for run in begun:
             self._begin(run, turn)
         for run in lost:
@@ -291,7 +292,7 @@ class Loop:
         self._chooser.add(run)
         turn.begun.append(run)
         if run.dag.dagrun_timeout_s is not None:
-            heapq.heappush(self._timers, (time.monotonic() + run.dag.dagrun_timeout_s, run.pk, _RUN_TIMEOUT))
+            heapq.heappush(self._timers, (self._clock.monotonic() + run.dag.dagrun_timeout_s, run.pk, _RUN_TIMEOUT))
         self._apply(run, run.core.start(), turn)
 
     def _adopt(self, taken: TakenUp, turn: Turn) -> None:
@@ -300,7 +301,7 @@ class Loop:
         self.runs[run.pk] = run
         self._chooser.add(run)
         turn.taken_up.append(run)
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if run.dag.dagrun_timeout_s is not None:
             heapq.heappush(self._timers, (now + run.dag.dagrun_timeout_s, run.pk, _RUN_TIMEOUT))
         for index, delay_s in taken.delays_s:
@@ -364,7 +365,7 @@ class Loop:
         if not self._fresh:
             return
         oldest = self._fresh[0].started_at or 0.0
-        if turn or time.monotonic() - oldest >= STARTED_AFTER_S:
+        if turn or self._clock.monotonic() - oldest >= STARTED_AFTER_S:
             turn.started, self._fresh = self._fresh, []
 
     def _take_ended(self, run: ActiveRun, ended: list[tuple[Job, Outcome]], turn: Turn) -> None:
@@ -376,7 +377,7 @@ class Loop:
             self._pools.ended(run.ready.gate_of(job.index))
             self._chooser.learn(job, told)
             outcome, skip = self._decided(job, told)
-            telling.explain(job, outcome, turn, self._reported_traces)
+            telling.explain(job, outcome, turn, self._reported_traces, self._clock)
             if outcome.reason is EndReason.CRASHED:
                 run.alone.add(job.index)
             if outcome.guard is not None:
@@ -406,9 +407,9 @@ class Loop:
             run.keep_values(job.index, outcome)
         turn.ended.append((job, outcome, change))
         if change.state in (_S.UP_FOR_RETRY, _S.UP_FOR_RESCHEDULE):
-            heapq.heappush(self._timers, (time.monotonic() + change.delay_s, run.pk, change.index))
+            heapq.heappush(self._timers, (self._clock.monotonic() + change.delay_s, run.pk, change.index))
         if change.state is _S.UP_FOR_RESCHEDULE:
-            run.first_look_us.setdefault(job.index, outcome.started_us or clock_us())
+            run.first_look_us.setdefault(job.index, outcome.started_us or self._clock.now_us())
             run.looks[job.index] = run.looks.get(job.index, 0) + 1
         else:
             run.first_look_us.pop(job.index, None)
@@ -468,12 +469,12 @@ class Loop:
         if outcome.state is not _S.SUCCESS:
             how = "failed" if outcome.reason in (None, EndReason.ERROR) else "was ended"
             text = f"the callback {how}: {outcome.error or outcome.reason or outcome.state}"
-            turn.lines.append((job, LogLine(clock_us(), 40, "liteflow.task", text)))
+            turn.lines.append((job, LogLine(self._clock.now_us(), 40, "liteflow.task", text)))
 
     # Timers, and what others ask for
 
     def _ring_timers(self, turn: Turn) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now >= self._kill_at:
             self._end_the_rest()
         while self._timers and self._timers[0][0] <= now:
@@ -491,11 +492,14 @@ class Loop:
 
     def _look_around(self, turn: Turn) -> None:
         """See whether another process asked for something. A number tells whether anything was written at all."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if self._recover is not None and now >= self._recover_at and not self.is_stopping:
             self._recover_at = now + LOOK_AGAIN_S
             for taken in self._recover():
                 self._adopt(taken, turn)
+        if self._is_alone:
+            self._ask_for_the_past(turn)
+            return
         if not (self.runs or self._admission.waiting) or now < self._next_look:
             return
         self._next_look = now + IDLE_POLL_S
@@ -571,7 +575,7 @@ class Loop:
         if run.core.ending is None:
             return
         if run.hard_end_at is None:
-            run.hard_end_at = time.monotonic() + TEARDOWN_GRACE_S
+            run.hard_end_at = self._clock.monotonic() + TEARDOWN_GRACE_S
             heapq.heappush(self._timers, (run.hard_end_at, run.pk, _HARD_END))
         for index in list(run.running):
             job = self._jobs[run.pk, index]
@@ -620,7 +624,9 @@ class Loop:
             lost = self._lost_runs(connection, turn)
             if lost:
                 self._drop(lost, turn)
-            due = recorder.record(connection, turn, self._executor_pk, self._pools, self.runs.values())
+            due = recorder.record(
+                connection, turn, self._executor_pk, self._pools, self.runs.values(), self._clock.now_us()
+            )
             stored = self._stored_inputs(connection, turn)
             jobs = [(claim.vacancy, self._make_try(claim, stored)) for claim in turn.claims]
         self._chooser.callbacks += [self._make_callback(one, key) for one, key in zip(turn.callbacks, due, strict=True)]
@@ -638,7 +644,11 @@ class Loop:
 
     def _lost_runs(self, connection: Connection, turn: Turn) -> list[ActiveRun]:
         """Runs that are no longer ours: taken over by another service, deleted, or cancelled before they began."""
-        lost = [run for run in turn.begun if not recording.own_run(connection, run.pk, self._executor_pk, clock_us())]
+        lost = [
+            run
+            for run in turn.begun
+            if not recording.own_run(connection, run.pk, self._executor_pk, self._clock.now_us())
+        ]
         owned = recording.owned_runs(connection, self._executor_pk)
         return lost + [run for run in self.runs.values() if run.pk not in owned and run not in lost]
 
@@ -673,7 +683,7 @@ class Loop:
     def _interrupt(self, grace_s: float) -> None:
         """Claim nothing more; what is claimed and has not begun is let go."""
         self.is_stopping = self.is_interrupted = True
-        self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
+        self._kill_at = min(self._kill_at, self._clock.monotonic() + grace_s)
         for job in [*self._chooser.unplaced, *self._chooser.callbacks]:
             self._let_go(job)
         self._chooser.unplaced.clear()
@@ -731,6 +741,21 @@ class Loop:
         for run in [*self.runs.values(), *self._admission.waiting, *waiting]:
             run.error = error if isinstance(error, LiteflowError) else _bug(run, error)
             run.end()
+
+
+def _pulled(connection: Connection, job: Job, question: tuple[Any, ...]) -> tuple[Any, ...]:
+    _, dag_id, run_id, task_ids, key, map_indexes, prior = question
+    rows = pull_xcoms(
+        connection,
+        dag_id=dag_id,
+        run_id=run_id,
+        task_ids=task_ids,
+        key=key,
+        map_indexes=map_indexes,
+        include_prior_dates=prior,
+        logical_date_us=job.run.logical_date_us,
+    )
+    return tuple(tuple(row) for row in rows)
 
 
 def _bug(run: ActiveRun, error: BaseException) -> RunInterruptedError:

@@ -7,6 +7,7 @@ kept that could leak. What is remembered between turns only saves claims that wo
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from liteflow.authoring.ids import did_you_mean
@@ -30,8 +31,10 @@ NOBODY = 0
 class PoolGuard:
     """Counts the slots of pools for one service, whose loop is the only one to call it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, lives: Callable[[Owner], bool] | None = None) -> None:
         self._database = database
+        self._knows = lives
+        """Whether an executor lives; None: its lock tells."""
         self._free: dict[str, int] = {}
         """As it was counted last, less what was claimed since."""
         self._dead: set[str] = set()
@@ -114,6 +117,8 @@ class PoolGuard:
     def _lives(self, owner: Owner) -> bool:
         from liteflow.execution.liveness import is_alive
 
+        if self._knows is not None:
+            return self._knows(owner)
         if owner.token in self._dead:
             return False
         if is_alive(self._database.path, owner):

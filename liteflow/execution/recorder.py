@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from liteflow.execution.clock import clock_us
 from liteflow.execution.jobs import Job, Outcome
 from liteflow.execution.turn import Claim, Turn
 from liteflow.states import TaskInstanceState
@@ -43,14 +42,13 @@ def task_facts(prepared: PreparedDag, number: int) -> recording.TaskFacts:
 
 
 def record(
-    connection: Connection, turn: Turn, executor_pk: int, guard: PoolGuard, living: Iterable[ActiveRun]
+    connection: Connection, turn: Turn, executor_pk: int, guard: PoolGuard, living: Iterable[ActiveRun], now_us: int
 ) -> list[int]:
     """Record everything that the turn holds; returns the keys of the callbacks that are due from now on.
 
     Tries that were taken over are taken out of `turn.ended`, claims beyond a pool's slots out of `turn.claims`.
     `living` are the runs that the service drives: lines of others are kept only if they were not deleted.
     """
-    now_us = clock_us()
     _record_tries(connection, turn, executor_pk, now_us)
     _record_lines(connection, turn, {run.pk for run in living})
     _record_expansions(connection, turn)

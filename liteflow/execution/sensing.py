@@ -5,7 +5,6 @@ The rules are those of Airflow 3.3's `BaseSensorOperator.execute`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +25,9 @@ def look(poke: Callable[[], Any], options: SensorOptions, one: Try) -> Result:
     `up_for_reschedule` and the seconds until the next one."""
     from liteflow.execution.calling import Result
 
-    first_us = one.payload.first_look_us
-    waited_s = 0.0 if first_us is None else max(0.0, time.time() - first_us / 1e6)
-    began = time.monotonic() - waited_s
+    first_us, clock = one.payload.first_look_us, one.clock
+    waited_s = 0.0 if first_us is None else max(0.0, (clock.now_us() - first_us) / 1e6)
+    began = clock.monotonic() - waited_s
     looks = one.payload.looks
     while True:
         seen = _look_once(poke, options, one)
@@ -36,7 +35,7 @@ def look(poke: Callable[[], Any], options: SensorOptions, one: Try) -> Result:
         if seen:
             value = seen.xcom_value if isinstance(seen, PokeReturnValue) else None
             return Result("success", None, None, True, one.outputs(value))
-        waited_s = time.monotonic() - began
+        waited_s = clock.monotonic() - began
         if waited_s > options.timeout_s:
             message = f"SensorTimeout: waited {waited_s:.1f} s of the {options.timeout_s:g} s that it may"
             if options.soft_fail:
@@ -47,15 +46,16 @@ def look(poke: Callable[[], Any], options: SensorOptions, one: Try) -> Result:
         pause_s = poke_interval_s(options, looks, options.timeout_s - waited_s, name)
         if options.mode == "reschedule":
             return Result("up_for_reschedule", None, None, True, (), delay_s=pause_s)
-        time.sleep(min(pause_s, LONGEST_SLEEP_S))
+        clock.sleep(min(pause_s, LONGEST_SLEEP_S))
 
 
 def _look_once(poke: Callable[[], Any], options: SensorOptions, one: Try) -> Any:
     from liteflow.execution.calling import describe_error, trace_of
 
+    let_out: tuple[type[BaseException], ...] = (SkipTask, TaskKilled, *one.let_out)
     try:
         return poke()
-    except (SkipTask, TaskKilled):
+    except let_out:
         raise
     except FailTask as error:
         if options.soft_fail or options.never_fail:

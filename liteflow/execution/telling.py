@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from liteflow.execution.active import ActiveRun, Listener, RunEvent
-from liteflow.execution.clock import clock_us
+from liteflow.execution.clock import Clock
 from liteflow.execution.jobs import Job, LogLine, Outcome
 from liteflow.execution.turn import Turn
 from liteflow.states import EndReason, RunState, TaskInstanceState
 
 
-def explain(job: Job, outcome: Outcome, turn: Turn, reported: set[int]) -> None:
+def explain(job: Job, outcome: Outcome, turn: Turn, reported: set[int], clock: Clock) -> None:
     """Lines that liteflow itself adds to a task's log. `reported` are the functions whose loading error was told."""
     if outcome.state is TaskInstanceState.SUCCESS and not job.log_cut:
         return  # most of them
-    now_us = clock_us()
+    now_us = clock.now_us()
     if outcome.load_trace and job.code_number not in reported:
         reported.add(job.code_number)
         for text in outcome.load_trace.rstrip("\n").split("\n"):
