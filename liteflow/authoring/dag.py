@@ -6,7 +6,7 @@ import inspect
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import update_wrapper
 from itertools import pairwise
@@ -519,6 +519,36 @@ class Dag:
             executor=executor,
         )
         return over
+
+    def test(
+        self,
+        params: Mapping[str, Any] | None = None,
+        *,
+        logical_date: datetime | None = None,
+        run_id: str | None = None,
+        mock: Mapping[str, Any] | None = None,
+        fail: Mapping[str, Sequence[BaseException | type[BaseException] | None]] | None = None,
+    ) -> DagRun:
+        """Run the dag once in this process and this thread, and return the finished run: for tests and debuggers.
+
+        Nothing is written to a disk; the run can be read for as long as it is held. The rules are those of `run`, and
+        so are `params`, `logical_date` and `run_id`. Tasks are called one after the other, as the functions that they
+        are: breakpoints work, and what they print and log goes where it goes anyway. Waiting takes no time: retry
+        delays, sensors and `dagrun_timeout` are by a clock that leaps to whatever comes next, and recorded times are
+        by that clock. A task's `timeout` does not end a function that runs; let it `fail` with a TimeoutError.
+        KeyboardInterrupt and the end of a debugger leave this call.
+
+        `mock`: by task id, what a task hands on instead of being called; of a branch what it chose, of a short circuit
+        or sensor whether it goes on. What can be called is called with the task's own arguments (that of an operator
+        with the context). Each instance of a mapped task gets the same.
+        `fail`: by task id, a list with an exception (or its class) for each try, which is raised instead of calling the
+        task, or None for a try that runs. After its end they all run.
+        Pools that tasks name are there, with 128 slots. Raises NotFoundError for a task that there is not.
+        """
+        self._refuse_metadata_only("test")
+        from liteflow.execution.testing import run_in_test
+
+        return run_in_test(self, params, logical_date=logical_date, run_id=run_id, mock=mock, fail=fail)
 
     def resume(
         self,

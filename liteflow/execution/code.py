@@ -18,12 +18,14 @@ from liteflow.authoring.task import Task
 from liteflow.errors import TransportError
 from liteflow.storage.xcoms import find, reduce_by_file, reference_of
 
+Dumps = Callable[[Any], bytes]
+
 
 class Code(NamedTuple):
     """A function on its way. Plain types only, so that it can be a message."""
 
     kind: str
-    """`reference` or `pickle`."""
+    """`reference`, `pickle`, or `here` for one that is not sent anywhere."""
     module: str = ""
     file: str | None = None
     digest: str | None = None
@@ -51,10 +53,13 @@ def load(code: Code) -> Callable[..., Any]:
     return found
 
 
-def pack_arguments(task: Task, arguments: tuple[Any, ...]) -> bytes:
-    """`(args, kwargs, ...)` of a task, with placeholders in them. Raises TransportError."""
+def pack_arguments(task: Task, arguments: tuple[Any, ...], dumps: Dumps | None = None) -> bytes:
+    """`(args, kwargs, ...)` of a task, with placeholders in them. Raises TransportError.
+
+    `dumps` takes the place of the pickler, here and in `pack`.
+    """
     try:
-        return _dumps(arguments)
+        return (dumps or dumps_for_worker)(arguments)
     except Exception as error:
         args, kwargs = arguments[:2]
         named = [(f"number {number}", value) for number, value in enumerate(args, 1)]
@@ -69,17 +74,17 @@ def pack_arguments(task: Task, arguments: tuple[Any, ...]) -> bytes:
         raise
 
 
-def pack(value: Any, what: str) -> bytes:
+def pack(value: Any, what: str, dumps: Dumps | None = None) -> bytes:
     """Anything else that a worker needs. Raises TransportError, which begins with `what`."""
     try:
-        return _dumps(value)
+        return (dumps or dumps_for_worker)(value)
     except Exception as error:
         raise TransportError(f"{what} cannot be sent to a worker: {error}") from error
 
 
 def _by_value(function: Callable[..., Any], whose: str) -> bytes:
     try:
-        return _dumps(function)
+        return dumps_for_worker(function)
     except Exception as error:
         raise TransportError(
             f"{whose} cannot be sent to a worker: {_culprit(function) or error}. Define it at the top level of a "
@@ -114,7 +119,7 @@ def _names(code: CodeType) -> list[str]:
 
 def _why_not(value: Any) -> str | None:
     try:
-        _dumps(value)
+        dumps_for_worker(value)
     except Exception as error:  # whatever the __reduce__ of a stranger's class raises
         return f"{type(error).__name__}: {error}"
     return None
@@ -124,7 +129,8 @@ _PLAIN = (int, str, float, bool, bytes, type(None))
 """What any pickler writes the same."""
 
 
-def _dumps(value: Any) -> bytes:
+def dumps_for_worker(value: Any) -> bytes:
+    """Pickle as everything does that goes to a worker. Raises whatever the pickler and a stranger's class raise."""
     if type(value) in _PLAIN:
         return pickle.dumps(value, protocol=5)
     buffer = io.BytesIO()

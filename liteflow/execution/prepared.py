@@ -14,7 +14,7 @@ from liteflow.authoring.task import BASH, Task
 from liteflow.authoring.xcomarg import RETURN_VALUE, XComInput, placeholders_in
 from liteflow.errors import TransportError
 from liteflow.execution.calling import CALLBACK, Recipe
-from liteflow.execution.code import Code, pack, pack_arguments
+from liteflow.execution.code import Code, Dumps, pack, pack_arguments
 from liteflow.scheduling.core import TaskSpec, UnitSpec
 from liteflow.scheduling.weights import total_weights
 
@@ -38,9 +38,11 @@ class Unit(NamedTuple):
 class PreparedDag:
     """A dag made ready to run. Shared by all of its runs in a service."""
 
-    def __init__(self, dag: Dag, code_of: CodeOf) -> None:
+    def __init__(self, dag: Dag, code_of: CodeOf, dumps: Dumps | None = None) -> None:
         dag.validate()
         self.dag = dag
+        self._dumps = dumps
+        """What pickles arguments and options, if not the pickler that everything travels with."""
         self.digest = dag.structure_digest()
         self.tasks = dag.topological_sort()
         self.number_of = {task.task_id: number for number, task in enumerate(self.tasks)}
@@ -181,7 +183,7 @@ class PreparedDag:
         dag = self.dag
         return Recipe(
             kind=task.kind,
-            arguments=pack_arguments(task, (args, kwargs, sources)) if args or kwargs or sources else b"",
+            arguments=pack_arguments(task, (args, kwargs, sources), self._dumps) if args or kwargs or sources else b"",
             has_placeholders=bool(
                 placeholders_in(
                     (args, kwargs, options.templates_dict, task.bash.env if task.bash is not None else None)
@@ -197,7 +199,7 @@ class PreparedDag:
             used_mapped=used,
             map_index_template=options.map_index_template,
             sensor=tuple(task.sensor) if task.sensor is not None else None,
-            extras=pack(extras, f"{task.place}: the options of task {task.task_id!r}") if extras else b"",
+            extras=pack(extras, f"{task.place}: the options of task {task.task_id!r}", self._dumps) if extras else b"",
             wants_exception=bool(options.on_failure_callback or options.on_retry_callback or dag.on_failure_callback),
             dag_view=tuple(DagView(dag.dag_id, dag.description, dag.tags)),
             task_view=tuple(TaskView(task.task_id, options.retries, options.trigger_rule.value, options.pool))[1:],
@@ -210,7 +212,7 @@ class PreparedDag:
         assert not isinstance(found, Items)
         item = self.units[unit].input.literals[found.number][place]
         try:
-            return pack(item, "it")
+            return pack(item, "it", self._dumps)
         except TransportError:  # where it is written is worked out only now
             return pack(item, f"{self.tasks[self.units[unit].tasks[0]].place}: item {place} that is mapped over")
 

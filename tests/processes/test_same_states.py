@@ -248,6 +248,12 @@ def test_real_runs_come_to_what_the_evaluator_says(db: str) -> None:
     assert list(filter(None, found)) == []
 
 
+def test_tests_come_to_what_the_evaluator_says() -> None:
+    """`Dag.test` has the rules of real runs."""
+    found = [difference(case, Writer(f"d{at}", *case).written.test()) for at, case in enumerate(cases())]
+    assert list(filter(None, found)) == []
+
+
 def test_there_is_something_of_everything_in_the_dags() -> None:
     tasks = [one for case in cases() for one in case.dag.tasks]
     sizes = {len(members_of(case.dag, unit)) for case in cases() for unit in range(len(case.dag.units))}
