@@ -29,6 +29,8 @@ _loading = threading.local()
 _digests: dict[str, str] = {}
 _importable: dict[tuple[str, str], bool] = {}
 _load_lock = threading.RLock()
+_imported: dict[str, str] = {}
+"""By path: the name under which this process has a file that others can only load by its path."""
 
 
 def module_name_of(path: str) -> str:
@@ -108,7 +110,11 @@ def file_of_module(name: str) -> str | None:
     spec = getattr(module, "__spec__", None)
     if spec is None or _is_importable(name, spec):
         return None
-    return os.path.abspath(spec.origin) if spec.origin and os.path.isfile(spec.origin) else None
+    if not spec.origin or not os.path.isfile(spec.origin):
+        return None
+    path = os.path.abspath(str(spec.origin))
+    _imported[path] = name
+    return path
 
 
 def _is_importable(name: str, spec: Any) -> bool:
@@ -134,7 +140,8 @@ def importable_name(name: str) -> str:
 
 
 def load_file(path: str, digest: str | None = None) -> ModuleType:
-    """The module of a dag file; loads it on the first call. Where it is this process's script, that is `__main__`.
+    """The module of a dag file; loads it on the first call. Where it is this process's script, that is `__main__`, and
+    where it was imported under a name that means nothing elsewhere (as pytest's importlib mode does), that module.
 
     With `digest`, a file that has changed since raises DagFileError instead of giving another code than was asked for.
     An error of the file's own code comes out as it is.
@@ -143,6 +150,9 @@ def load_file(path: str, digest: str | None = None) -> ModuleType:
     main = sys.modules.get("__main__")
     if main is not None and getattr(main, "__spec__", None) is None and is_same_file(main, path):
         return main
+    imported = sys.modules.get(_imported.get(path, ""))
+    if imported is not None and is_same_file(imported, path):
+        return imported
     name = module_name_of(path)
     with _load_lock:
         module = sys.modules.get(name)

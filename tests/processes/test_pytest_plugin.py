@@ -39,7 +39,9 @@ def pytest_in(directory: Path, tests: str, *options: str) -> subprocess.Complete
     (directory / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     is_installed = any(one.value == "liteflow.pytest_plugin" for one in entry_points(group="pytest11"))
     plugin = [] if is_installed else ["-p", "liteflow.pytest_plugin"]
-    return run_python("-m", "pytest", *plugin, "-p", "no:cacheprovider", *options, cwd=directory)
+    # Not `-m pytest`, which has the directory in the path of imports.
+    start = ["-c", "import sys; sys.path.remove(''); import pytest; sys.exit(pytest.main())"]
+    return run_python(*start, *plugin, "-p", "no:cacheprovider", *options, cwd=directory)
 
 
 def test_its_fixtures_run_dags_and_have_a_database_for_each_test(tmp_path: Path) -> None:
@@ -114,6 +116,41 @@ def test_full(run_dag):
     assert "tell: upstream_failed" in lines
     assert not any("extract" in line or "pytest_plugin" in line for line in lines)
     assert "dag 'etl': the run is success, not failed" in done.stdout
+
+
+def test_values_keep_their_class_where_pytest_imports_by_path(tmp_path: Path) -> None:
+    """The class of the test's own file used to be that of a second copy of the file."""
+    done = pytest_in(
+        tmp_path,
+        """
+from dataclasses import dataclass
+from liteflow import Dag, task
+
+@dataclass
+class Row:
+    number: int
+
+class Plain:
+    pass
+
+def test_rows(run_dag):
+    with Dag("rows") as dag:
+        @task
+        def extract():
+            return [Row(1), Plain()]
+
+        @task
+        def load(rows):
+            assert isinstance(rows[0], Row)
+            assert isinstance(rows[1], Plain)
+
+        load(extract())
+    run_dag(dag)
+""",
+        "-q",
+        "--import-mode=importlib",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_it_costs_pytest_neither_database_nor_command_line() -> None:
