@@ -158,6 +158,25 @@ def test_ctrl_c_and_the_end_of_a_debugger_leave_it(error: type[BaseException]) -
     assert sys.stdout is before
 
 
+def test_a_breakpoint_is_where_it_was_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    stops = []
+
+    def stop() -> None:
+        here = sys._getframe(1)
+        stops.append((here.f_code.co_name, here.f_locals["x"], threading.current_thread()))
+
+    monkeypatch.setattr(sys, "breakpointhook", stop)
+    with Dag("stopped") as dag:
+
+        @task
+        def look(x: int) -> None:
+            breakpoint()
+
+        look(41)
+    assert dag.test().state == "success"
+    assert stops == [("look", 41, threading.current_thread())]
+
+
 def test_a_dag_of_the_database_cannot_be_tested(db: str) -> None:
     pipeline(db_path=db).run(progress=False)
     with pytest.raises(MetadataOnlyError):
@@ -206,6 +225,23 @@ def test_output_goes_where_it_goes_anyway_and_into_the_log(
         (30, "very"),
         (None, "bad"),
     ]
+
+
+def test_a_warning_is_seen_where_logging_is_not_set_up(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler that listens is none for `logging` to be content with."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    with Dag("talk") as dag:
+
+        @task
+        def talk() -> None:
+            logging.getLogger("mine").warning("careful")
+
+        talk()
+    run = dag.test()
+    assert capsys.readouterr().err == "careful\n"
+    assert [(entry.level, entry.message) for entry in run.logs()] == [(30, "careful")]
 
 
 def test_the_traceback_of_an_error_is_in_the_log() -> None:
