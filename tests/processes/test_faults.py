@@ -515,10 +515,8 @@ def fail_together() -> None:
 
 def test_many_retries_that_are_due_at_once(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock stands still for a moment: retries of one run, due at the very same time."""
-    from liteflow.execution import loop as module
-
     real = time.monotonic
-    monkeypatch.setattr(module.time, "monotonic", lambda: float(int(real() * 4)) / 4)
+    monkeypatch.setattr(time, "monotonic", lambda: float(int(real() * 4)) / 4)
     with Dag("together", db_path=db) as dag:
         for _ in range(8):
             fail_together()
