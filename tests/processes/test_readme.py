@@ -52,8 +52,15 @@ def test_the_program_beside_an_event_loop(tmp_path: Path) -> None:
     assert told[-2:] == ["resize success", "run success"]
 
 
-def test_there_are_four_programs() -> None:
-    assert len(programs()) == 4, "a new program in the README needs a test of its own here"
+def test_the_tests_of_a_dag(tmp_path: Path) -> None:
+    (tmp_path / "test_orders.py").write_text(programs()[4])
+    done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
+
+
+def test_there_are_five_programs() -> None:
+    assert len(programs()) == 5, "a new program in the README needs a test of its own here"
 
 
 def test_every_command_is_in_the_table() -> None:
