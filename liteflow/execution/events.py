@@ -67,6 +67,7 @@ class Feed:
     """The events of a run as they come, for one reader."""
 
     def __init__(self, handle: RunHandle) -> None:
+        handle._service._refuse_in_child()
         self._handle = handle
         self.is_over = False
         """Whether the last event was taken."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ class RunHandle:
 
     def over(self) -> bool:
         """Whether the run is over, or this process cannot go on with it."""
+        self._service._refuse_in_child()
         return self.state.is_terminal if self._run is None else self._run.over.is_set()
 
     def cancel(self) -> None:
@@ -73,10 +75,13 @@ class RunHandle:
         """Wait until the run is over, and return it. Raises TimeoutError after `timeout` seconds, what broke the
         service if that is why the run cannot go on, and RunInterruptedError when the service was stopped. When
         another process drives the run and dies, it goes on here."""
+        self._service._refuse_in_child()
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             active = self._run
             if active is not None:
+                if active.error is not None and threading.current_thread() is threading.main_thread():
+                    self._raise_error_of(active)  # at the interpreter's end nobody is woken
                 if not active.over.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
                     raise TimeoutError(f"run {active.run_id!r} is not over after {timeout:g} s")
                 self._raise_error_of(active)
@@ -99,6 +104,7 @@ class RunHandle:
     async def _wait_async(self) -> DagRun:
         import asyncio
 
+        self._service._refuse_in_child()
         try:
             while True:
                 active = self._run

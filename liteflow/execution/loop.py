@@ -116,6 +116,8 @@ class Loop:
         """Why it gave up."""
         self.is_interrupted = False
         """Whether it ends without waiting for its runs, which can be taken up again."""
+        self.wakes_nobody = False
+        """Whether those who wait for its runs are left to wait, since the interpreter ends."""
         self.must_kill = False
         """Whether it ends without waiting for what runs."""
         # From here on its own thread's.
@@ -722,7 +724,8 @@ class Loop:
                 f"Go on with it: dag.resume({run.run_id!r})",
                 run_id=run.run_id,
             )
-            run.end()
+            if not self.wakes_nobody:
+                run.end()
 
     def _note_stop(self, _turn: Turn) -> None:
         self.is_stopping = True
@@ -740,7 +743,8 @@ class Loop:
             self.inbox.clear()
         for run in [*self.runs.values(), *self._admission.waiting, *waiting]:
             run.error = error if isinstance(error, LiteflowError) else _bug(run, error)
-            run.end()
+            if not self.wakes_nobody:
+                run.end()
 
 
 def _pulled(connection: Connection, job: Job, question: tuple[Any, ...]) -> tuple[Any, ...]:

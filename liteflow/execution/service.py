@@ -4,11 +4,13 @@ its own drive the runs that are submitted; see `loop.py` for what that does.
 
 from __future__ import annotations
 
+import atexit
 import os
 import secrets
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
@@ -52,6 +54,12 @@ STOP_GRACE_S = 10.0
 INTERRUPT_GRACE_S = 5.0
 """How long what runs may go on when a service is interrupted."""
 
+EXIT_GRACE_S = 2.0
+"""How long what runs may take to end when the interpreter does, with services that nobody stopped."""
+
+EXIT_KILL_S = 3.0
+"""How long the interpreter's end then waits for what is killed."""
+
 MOST_PRIORITY = 2**31 - 1
 
 TAKEN_UP_POLL_S = 0.05
@@ -76,6 +84,10 @@ class ExecutorService:
 
     Leaving the `with` block (or `async with`) waits for the runs that the service drives; an exception that leaves
     it cancels them, but for KeyboardInterrupt and its like, which stop the service as `interrupt` does.
+
+    It belongs to the process that starts it: one that was made before a fork can be started after it, in as many
+    children as there are; a child of the process that started it must make its own, and leaves its parent's alone.
+    One that nobody stops ends with the interpreter: what runs is told to end, and its runs wait to be taken up.
     """
 
     def __init__(
@@ -111,7 +123,9 @@ class ExecutorService:
         """Those of them that are kept for good."""
         self._code_numbers: dict[int, tuple[Any, int, Code]] = {}
         """By id of the function: itself (so that no other gets that id), number, code."""
-        self._pid = os.getpid()
+        self._pid: int | None = None
+        """Of the process that started it."""
+        self._starting = threading.Lock()
         self._pools: PoolGuard | None = None
         self._loop: Loop | None = None
         self._stopped = False
@@ -127,10 +141,17 @@ class ExecutorService:
         """Begin to work. Raises StorageError when the database cannot be used, MissingMainGuard while a dag file is
         only being imported. A second call does nothing."""
         refuse_while_loading("ExecutorService.start()")
+        self._refuse_in_child()
+        with self._starting:
+            self._start()
+        return self
+
+    def _start(self) -> None:
         if self._thread is not None:
-            return self
+            return
         if self._stopped:
             raise ServiceError("the service was stopped; make a new one")
+        self._pid = os.getpid()
         # The slots get ready while this process imports SQLAlchemy.
         count = self._max_workers or usable_cpus()
         self._engine = ForeignEngine(self._executor, count) if self._executor else SlotEngine(count)
@@ -146,9 +167,10 @@ class ExecutorService:
             if isinstance(error, OSError):
                 raise ServiceError(f"cannot start {count} workers: {error}; use fewer") from error
             raise
-        self._thread = threading.Thread(target=self._run, name="liteflow-service", daemon=True)
-        self._thread.start()
-        return self
+        thread = threading.Thread(target=self._run, name="liteflow-service", daemon=True)
+        thread.start()
+        self._thread = thread
+        _stop_at_exit(self)
 
     def _open(self) -> None:
         from liteflow.execution.liveness import OwnLock, lock_directory
@@ -440,6 +462,7 @@ class ExecutorService:
     def _prepare(self, dag: Dag, *, for_good: bool = False) -> PreparedDag:
         from liteflow.execution.prepared import PreparedDag
 
+        self._refuse_in_child()
         if dag.is_metadata_only:
             raise MetadataOnlyError(
                 f"dag {dag.dag_id!r} was loaded from the database, which holds no code; run the script that defines it "
@@ -686,14 +709,66 @@ class ExecutorService:
                 self._lock.release()
             self._database.close()
 
+    def _refuse_in_child(self) -> None:
+        """Raise ServiceError in a forked child of the process that started it: its thread and slots are not here."""
+        if self._pid not in (None, os.getpid()):
+            raise ServiceError("this service belongs to the process that started it; make one in the forked child")
+
+    def _end_with_interpreter(self) -> None:
+        """Tell what runs to end, and begin no more; waits for nothing, and wakes nobody who waits for a run."""
+        if self._loop is not None:
+            self._loop.wakes_nobody = True
+            self._loop.interrupt(0.0)
+
     def _refuse_when_unusable(self) -> None:
-        if os.getpid() != self._pid:
-            raise ServiceError("this service belongs to the process that started it; start one in the forked child")
+        self._refuse_in_child()
         loop = self._loop
         if loop is not None and loop.broken is not None:
             raise ServiceError(f"the service has given up: {loop.broken}") from loop.broken
         if self._thread is None or loop is None or loop.is_stopping:
             raise ServiceError("the service is not running: use it in a with block, or call start()")
+
+
+_started: weakref.WeakSet[ExecutorService] = weakref.WeakSet()
+_exit_pid = os.getpid()
+"""In which process `_stop_all` is registered for certain: children of multiprocessing forget what was."""
+
+
+def _stop_at_exit(service: ExecutorService) -> None:
+    global _exit_pid
+    _started.add(service)
+    if _exit_pid != os.getpid():
+        _exit_pid = os.getpid()
+        atexit.unregister(_stop_all)
+        atexit.register(_stop_all)
+
+
+def _stop_all() -> None:
+    """At the interpreter's end: stop the services of this process that nobody stopped.
+
+    Their threads would just be gone, and their runs look as if the process had been killed: three such ends and the
+    task that ran has failed.
+    """
+    left = [one for one in list(_started) if one._pid == os.getpid() and not one._ended.is_set()]
+    for service in left:
+        service._end_with_interpreter()
+    deadline = time.monotonic() + EXIT_GRACE_S
+    for service in left:
+        if not _has_ended(service, deadline) and service._loop is not None:
+            service._loop.kill()
+    deadline = time.monotonic() + EXIT_KILL_S
+    for service in left:
+        _has_ended(service, deadline)  # and if not: the kernel ends its slots, and its lock
+
+
+def _has_ended(service: ExecutorService, deadline: float) -> bool:
+    try:
+        return service._ended.wait(max(0.0, deadline - time.monotonic()))
+    except KeyboardInterrupt:
+        return False  # who cannot wait need not
+
+
+atexit.register(_stop_all)  # when this is imported: what the host registers later, `service.stop` say, runs before it
 
 
 def _checked_pools(pools: Mapping[str, int]) -> dict[str, int]:
