@@ -33,6 +33,31 @@ _imported: dict[str, str] = {}
 """By path: the name under which this process has a file that others can only load by its path."""
 
 
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return None
+
+
+_first_directory = _working_directory()
+
+
+def import_path() -> list[str]:
+    """`sys.path` as workers need it to find what this process has imported.
+
+    Its `''`, of prompts, notebooks and `python -c`, means the working directory, and the host may have gone elsewhere
+    since it imported a package there: the one in which it imported liteflow comes behind.
+    """
+    found = []
+    for path in sys.path:
+        if isinstance(path, str):  # other things are legal there, and ignored by imports
+            found.append(path)
+            if not path and _first_directory is not None:
+                found.append(_first_directory)
+    return found
+
+
 def module_name_of(path: str) -> str:
     """The name under which the file is a module here: the same in every process."""
     from hashlib import sha256

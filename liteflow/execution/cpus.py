@@ -5,9 +5,16 @@ from __future__ import annotations
 import math
 import os
 
+from liteflow.execution.nesting import SLOT
+
+
+def default_slots() -> int:
+    """How many slots a service has if nobody says it: one for each usable CPU and, inside a task, one."""
+    return 1 if SLOT in os.environ else usable_cpus()
+
 
 def usable_cpus() -> int:
-    """CPUs by affinity and by the quota of the cgroup, at least 1: the default number of slots."""
+    """CPUs by affinity and by the quota of the cgroup, at least 1."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:

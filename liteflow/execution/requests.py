@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from liteflow.authoring.context import get_current_context
 from liteflow.authoring.dag import Dag
 from liteflow.authoring.ids import check_run_id
 from liteflow.authoring.params import resolve_params
 from liteflow.errors import ParamError, RunConflictError, XComEncodeError
+from liteflow.execution.nesting import cycle, outer_runs
 from liteflow.storage.xcoms import encode_json
 
 
@@ -29,8 +29,7 @@ def check_request(
     moment = _aware(logical_date) if logical_date is not None else datetime.now(UTC)
     if run_id is None:
         return fresh_run_id("manual", moment), moment, params_json
-    _refuse_own_run(dag.dag_id, check_run_id(run_id))
-    return run_id, moment, params_json
+    return check_run_id(run_id), moment, params_json
 
 
 def fresh_run_id(kind: str, moment: datetime) -> str:
@@ -60,15 +59,23 @@ def _aware(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
-def _refuse_own_run(dag_id: str, run_id: str) -> None:
-    """A task that waits for the run of which it is a part would wait for ever."""
-    try:
-        here = get_current_context()["dag_run"]
-    except RuntimeError:
-        return
-    if (here.dag_id, here.run_id) == (dag_id, run_id):
+def refuse_own_run(database: str, dag_id: str, run_id: str) -> None:
+    """Raise RunConflictError where a task would wait for the run of which it is a part: it would wait for ever."""
+    found = cycle(database, dag_id, run_id)
+    if found is not None:
         raise RunConflictError(
-            f"run {run_id!r} of dag {dag_id!r} would wait for itself: one of its own tasks starts it",
+            f"run {run_id!r} of dag {dag_id!r} would wait for itself: one of its own tasks starts it ({found})",
+            run_id=run_id,
+        )
+
+
+def refuse_own_limit(database: str, dag: Dag, run_id: str) -> None:
+    """Raise RunConflictError where a run would wait, for `max_active_runs`, for runs that wait for it."""
+    own = [one for one in outer_runs() if one.is_of(database, dag.dag_id)]
+    if dag.max_active_runs is not None and len(own) >= dag.max_active_runs:
+        raise RunConflictError(
+            f"run {run_id!r} of dag {dag.dag_id!r} would wait for itself: with max_active_runs={dag.max_active_runs} "
+            f"it begins when {own[0].name} is over, one of whose tasks starts it",
             run_id=run_id,
         )
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import queue
 import shlex
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.dag import Dag
-from liteflow.execution.cpus import usable_cpus
-from liteflow.execution.handle import RunHandle
+from liteflow.execution.cpus import default_slots
+from liteflow.execution.handle import RunHandle, StillGoing
 from liteflow.execution.progress import Display, choose_display, db_hint
+from liteflow.execution.progress import say as _say
 from liteflow.execution.requests import check_request
 from liteflow.execution.service import INTERRUPT_GRACE_S, ExecutorService
 from liteflow.execution.stopping import StopSignals
@@ -175,7 +175,7 @@ def _drive(
 
 def _slots_for(dag: Dag, max_workers: int | None, executor: Executor | None) -> int | None:
     """No more slots than there are tasks to fill them."""
-    return max_workers if executor is not None else min(max_workers or usable_cpus(), max(1, len(dag.tasks)))
+    return max_workers if executor is not None else min(max_workers or default_slots(), max(1, len(dag.tasks)))
 
 
 def _wait(handle: RunHandle, signals: StopSignals) -> DagRun:
@@ -184,7 +184,7 @@ def _wait(handle: RunHandle, signals: StopSignals) -> DagRun:
         signals.check()
         try:
             return handle.wait(SIGNAL_POLL_S)
-        except TimeoutError:
+        except StillGoing:
             continue
 
 
@@ -207,10 +207,6 @@ def _say_how_to_go_on(dag: Dag, handle: RunHandle) -> None:
             f"run {handle.run_id} is not finished. Go on with it: liteflow run {which} "
             f"--resume {handle.run_id}{db_hint(handle.run.history.database.path)}"
         )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _show(display: Display, dag: Dag, handle: RunHandle, events: queue.Queue[RunEvent], signals: StopSignals) -> None:

@@ -23,11 +23,18 @@ from liteflow.authoring.ids import check_name
 from liteflow.errors import MetadataOnlyError, ParamError, RunActiveError, RunConflictError, ServiceError
 from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, describe
-from liteflow.execution.cpus import usable_cpus
+from liteflow.execution.cpus import default_slots
 from liteflow.execution.foreign import ForeignEngine
 from liteflow.execution.handle import RunHandle
 from liteflow.execution.jobs import Engine
-from liteflow.execution.requests import check_request, dag_facts, fresh_run_id, refuse_conflict
+from liteflow.execution.requests import (
+    check_request,
+    dag_facts,
+    fresh_run_id,
+    refuse_conflict,
+    refuse_own_limit,
+    refuse_own_run,
+)
 from liteflow.execution.slots import SlotEngine
 from liteflow.states import EndReason, RunState
 from liteflow.storage.xcoms import decode
@@ -153,7 +160,7 @@ class ExecutorService:
             raise ServiceError("the service was stopped; make a new one")
         self._pid = os.getpid()
         # The slots get ready while this process imports SQLAlchemy.
-        count = self._max_workers or usable_cpus()
+        count = self._max_workers or default_slots()
         self._engine = ForeignEngine(self._executor, count) if self._executor else SlotEngine(count)
         try:
             self._engine.start()
@@ -508,9 +515,11 @@ class ExecutorService:
         assert self._database is not None
         dag = prepared.dag
         now_us = clock_us()
+        refuse_own_run(self._database.path, dag.dag_id, run_id)
         with self._database.write(durable=True) as connection:
             existing = recording.find_existing_run(connection, dag.dag_id, run_id)
             if existing is None:
+                refuse_own_limit(self._database.path, dag, run_id)
                 if alone:
                     self._refuse_active(connection, dag.dag_id)
                 dag_pk = recording.record_dag(connection, dag_facts(dag, prepared.digest), now_us)

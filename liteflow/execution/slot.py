@@ -16,12 +16,14 @@ import time
 from collections import deque
 from typing import Any
 
+from liteflow.authoring.dagfile import import_path
 from liteflow.errors import StorageError
 from liteflow.execution.begun import Begun, shared_memory
 from liteflow.execution.clock import clock_us
 from liteflow.execution.jobs import Job, LogLine, Outcome, charge_log
 from liteflow.execution.memory import Gauge
 from liteflow.execution.messages import BrokenStreamError, Unpacker, pack
+from liteflow.execution.nesting import SLOT, for_slots
 from liteflow.execution.output import OutputReader
 from liteflow.execution.processes import send, slot_lock_path
 from liteflow.execution.worker import BOOTSTRAP, TOKEN
@@ -44,7 +46,7 @@ class Slot:
         self.place = place
         """Which of the service's slots it is: 1, 2, ...; one that is replaced hands its place on."""
         self.mark = secrets.token_hex(8)
-        self.outer_mark = os.environ.get("LITEFLOW_SLOT")
+        self.outer_mark = os.environ.get(SLOT)
         self.jobs: deque[Job] = deque()
         """Given to it and not finished, in order."""
         self.ready = False
@@ -99,9 +101,9 @@ class Slot:
         ours.setblocking(False)
         environment = {
             **os.environ,
-            "LITEFLOW_SLOT": f"{self.outer_mark}:{self.mark}" if self.outer_mark else self.mark,
-            # Other things than text are legal there, and ignored by imports.
-            "LITEFLOW_WORKER_PATH": repr([path for path in sys.path if isinstance(path, str)]),
+            **for_slots(),
+            SLOT: f"{self.outer_mark}:{self.mark}" if self.outer_mark else self.mark,
+            "LITEFLOW_WORKER_PATH": repr(import_path()),
         }
         fds = [theirs.fileno(), tokens_out, lifeline_out, memory, null]
         try:

@@ -35,6 +35,7 @@ from liteflow.execution.calling import Payload, Recipe, Result, call, describe_e
 from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, load
 from liteflow.execution.messages import Unpacker, pack
+from liteflow.execution.nesting import note_database, note_task
 from liteflow.execution.surroundings import Surroundings
 
 LONGEST_RECORD_BYTES = 60_000
@@ -241,6 +242,7 @@ class Worker:
 
     def _run_job(self, number: int) -> bool:
         code_number, recipe, payload = self._job(number)
+        note_task(payload.dag_id, payload.run_id)
         self._capture_logging()
         with self._sending:
             self._output.begin(number)
@@ -349,6 +351,7 @@ def _hold_lock(path: str) -> None:
 
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     fcntl.flock(fd, fcntl.LOCK_EX)
+    note_database(os.path.dirname(path).removesuffix(".locks"))
     os.write(fd, b"%d" % os.getpid())
 
 
