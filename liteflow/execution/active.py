@@ -13,6 +13,7 @@ from liteflow.authoring.mapping import Items, Leaf, Literal, count_of, leaves_of
 from liteflow.authoring.task import Task
 from liteflow.authoring.xcomarg import RETURN_VALUE, ListPlaceholder, Placeholder, XComInput, placeholders_in
 from liteflow.execution.calling import Payload
+from liteflow.execution.hostlog import warn
 from liteflow.execution.jobs import Outcome
 from liteflow.execution.prepared import PreparedDag
 from liteflow.execution.ready import ReadyQueue
@@ -168,8 +169,11 @@ class ActiveRun:
             try:
                 listener(event)
             except Exception:  # a stranger's code in the service's thread: it must not end the runs of others
-                logging.getLogger("liteflow").exception(
-                    "the listener of run %s raised, and is told no more", self.run_id
+                warn(
+                    "the listener of run %s raised, and is told no more",
+                    self.run_id,
+                    level=logging.ERROR,
+                    exc_info=True,
                 )
                 self.ignore(listener)
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from liteflow.errors import DatabaseMissingError, LiteflowError, ServiceError, StorageError
-from liteflow.execution.handle import RunHandle
+from liteflow.execution.handle import RunHandle, StillGoing
 from liteflow.execution.liveness import is_alive
 from liteflow.execution.requests import check_request
 from liteflow.execution.service import ExecutorService
@@ -181,7 +181,7 @@ class _Backfill:
             slot, handle = over or self._active[0]
             try:
                 run = handle.wait(POLL_S)
-            except TimeoutError:
+            except StillGoing:
                 continue
             self._active.remove((slot, handle))
             self._over(slot._replace(state=str(run.state)))

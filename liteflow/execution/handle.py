@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from liteflow.storage.history import DagRun, TaskInstanceInfo
 
 
+class StillGoing(TimeoutError):
+    """The time is over for which a run was waited for. A TimeoutError that comes meanwhile may be somebody else's: an
+    alarm of the host's."""
+
+
 class RunHandle:
     """A run that was submitted. Threads may share it; `await` it in a coroutine to wait for the run's end."""
 
@@ -83,7 +88,7 @@ class RunHandle:
                 if active.error is not None and threading.current_thread() is threading.main_thread():
                     self._raise_error_of(active)  # at the interpreter's end nobody is woken
                 if not active.over.wait(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                    raise TimeoutError(f"run {active.run_id!r} is not over after {timeout:g} s")
+                    raise StillGoing(f"run {active.run_id!r} is not over after {timeout:g} s")
                 self._raise_error_of(active)
             run = self._history.run(self._pk)
             if run.state.is_terminal:
@@ -93,7 +98,7 @@ class RunHandle:
             if self.take_up_if_dead(run):
                 continue
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"run {run.run_id!r} is not over after {timeout:g} s")
+                raise StillGoing(f"run {run.run_id!r} is not over after {timeout:g} s")
             time.sleep(POLL_S)
 
     def __await__(self) -> Generator[Any, None, DagRun]:

@@ -71,9 +71,26 @@ def choose_display(progress: bool | None) -> Display | None:
     """None: live on a terminal, plain lines elsewhere; False: nothing; True: plain lines."""
     if progress is False or sys.stderr is None:
         return None
-    if progress is None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+    if progress is None and _is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb":
         return LiveDisplay()
     return PlainDisplay()
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except Exception:  # closed, or something else that a host put there
+        return False
+
+
+def say(line: str) -> None:
+    """A line on stderr, for whoever reads it there. Where it cannot be written, nobody does, and the run goes on."""
+    if sys.stderr is None:
+        return
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except Exception:
+        return  # closed, a pipe without a reader, or something else that a host put there
 
 
 def printable(text: str) -> str:
@@ -221,7 +238,7 @@ class _Base:
         self._write(printable(text), style)
 
     def _write(self, line: str, style: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        say(line)
 
 
 class PlainDisplay(_Base):

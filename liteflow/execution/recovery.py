@@ -9,7 +9,6 @@ their task instances back and opens what is to be opened; and only then does the
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from liteflow.execution.active import ActiveRun, Listener
 from liteflow.execution.admission import room_for
 from liteflow.execution.clock import clock_us
 from liteflow.execution.differences import Differences, differences
+from liteflow.execution.hostlog import warn
 from liteflow.execution.liveness import LEFTOVERS_S, OWNER_DIED, end_leftovers, is_alive, state_of_owner
 from liteflow.execution.recorder import task_facts
 from liteflow.execution.turn import DueCallback
@@ -112,9 +112,7 @@ class Recoverer:
             before, _ = self._refused.get(run.pk, ("", 0.0))
             self._refused[run.pk] = (str(error), time.monotonic() + REFUSED_S)
             if str(error) != before:
-                logging.getLogger("liteflow").warning(
-                    "run %s of dag %s, which nobody drives, is left as it is: %s", run.run_id, run.dag_id, error
-                )
+                warn("run %s of dag %s, which nobody drives, is left as it is: %s", run.run_id, run.dag_id, error)
             return None
 
     def take_up(

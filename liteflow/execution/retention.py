@@ -6,7 +6,6 @@ when the service ends. What is not done then is left for the end of the next run
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from liteflow.errors import LiteflowError
+from liteflow.execution.hostlog import warn
 
 if TYPE_CHECKING:
     from liteflow.execution.active import ActiveRun
@@ -38,8 +38,6 @@ EXECUTORS_EVERY = 100
 FREE_PAGES = 1_024
 """Space is given back once more than half of the file is free, and 4 MiB of it: the next runs need some. Half as much
 as is in use is left for them."""
-
-logger = logging.getLogger("liteflow")
 
 
 class Retention:
@@ -115,7 +113,7 @@ class Retention:
         try:
             self._try_some()
         except LiteflowError as error:
-            logger.warning("old runs could not be deleted, which the next run tries again: %s", error)
+            warn("old runs could not be deleted, which the next run tries again: %s", error)
             self._limits.clear()
             self._waiting.clear()
             self._is_space_due, self._keep_pages = False, None
@@ -173,4 +171,4 @@ class Retention:
             with refusing_strange_values(path):
                 pruning.forget_executors(self._database, lambda owner: is_alive(path, owner))
         except LiteflowError as error:
-            logger.warning("rows of executors could not be deleted: %s", error)
+            warn("rows of executors could not be deleted: %s", error)
