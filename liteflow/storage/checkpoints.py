@@ -19,6 +19,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from liteflow.storage.forks import gate
+
 if os.name == "posix":
     import fcntl
 
@@ -67,7 +69,7 @@ def checkpoint(db_path: str, *, patience_s: float = PATIENCE_S) -> bool:
     False when it was not emptied: a transaction was open all the time, another process is at it, or the disk fails.
     """
     try:
-        with closing(sqlite3.connect(db_path, isolation_level=None, timeout=patience_s)) as connection:
+        with gate, closing(sqlite3.connect(db_path, isolation_level=None, timeout=patience_s)) as connection:
             connection.execute("PRAGMA wal_autocheckpoint=0")
             # Reads, and so opens the WAL: from here on it is not removed, and what is locked is the one in use.
             if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):

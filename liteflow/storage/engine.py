@@ -30,6 +30,7 @@ from sqlalchemy.pool import NullPool
 
 from liteflow.errors import StorageError
 from liteflow.storage.checkpoints import Checkpoints
+from liteflow.storage.forks import gate
 
 # Named here too, where everybody looks for them.
 from liteflow.storage.paths import default_db_path as default_db_path
@@ -186,25 +187,26 @@ class Database:
         """A connection inside a transaction of the driver. The pragmas are for as long as it lasts: inside of one
         SQLite ignores or refuses them."""
         self._refuse_fork()
-        lease: _Lease | None = None
-        try:
-            lease = self._lease()
-            driver = lease.driver
-            for pragma in during:
-                driver.execute(pragma)
-            driver.execute(begin)
-            yield lease.connection
-            lease.commit()
-            for pragma in after:
-                driver.execute(pragma)
-            if lease.idle is not None and lease.idle is self._idle:  # else it was closed meanwhile
-                lease.idle.append(lease)
-                lease = None
-        except (exc.DBAPIError, sqlite3.Error, UnicodeDecodeError) as error:
-            raise storage_error(self.path, error) from error
-        finally:
-            if lease is not None:  # also after any error: nobody knows what is open in it
-                lease.close()
+        with gate:
+            lease: _Lease | None = None
+            try:
+                lease = self._lease()
+                driver = lease.driver
+                for pragma in during:
+                    driver.execute(pragma)
+                driver.execute(begin)
+                yield lease.connection
+                lease.commit()
+                for pragma in after:
+                    driver.execute(pragma)
+                if lease.idle is not None and lease.idle is self._idle:  # else it was closed meanwhile
+                    lease.idle.append(lease)
+                    lease = None
+            except (exc.DBAPIError, sqlite3.Error, UnicodeDecodeError) as error:
+                raise storage_error(self.path, error) from error
+            finally:
+                if lease is not None:  # also after any error: nobody knows what is open in it
+                    lease.close()
 
     def _lease(self) -> _Lease:
         """A connection for one scope: an idle one, or a new one."""
@@ -238,20 +240,23 @@ class Database:
 
     def data_version(self) -> int:
         """A number that changes when another connection, of this or another process, has committed."""
-        if self._watch is None:
-            self._watch = self.engine.raw_connection()
-        cursor = self._watch.cursor()
-        try:
-            cursor.execute("PRAGMA data_version")
-            row = cursor.fetchone()
-        finally:
-            cursor.close()
+        with gate:
+            if self._watch is None:
+                self._watch = self.engine.raw_connection()
+            cursor = self._watch.cursor()
+            try:
+                cursor.execute("PRAGMA data_version")
+                row = cursor.fetchone()
+            finally:
+                cursor.close()
         assert row is not None
         return int(row[0])
 
     def close(self) -> None:
         """Close every connection. The scopes open new ones when they are used again."""
-        if os.getpid() == self._pid:
+        if os.getpid() != self._pid:
+            return
+        with gate:
             if self._watch is not None:
                 self._watch.close()
                 self._watch = None

@@ -38,6 +38,7 @@ from liteflow.storage.engine import (
     refuse_network,
     storage_error,
 )
+from liteflow.storage.forks import gate
 from liteflow.storage.tables import metadata
 from liteflow.storage.untrusted import refuse_strange_schema
 
@@ -77,9 +78,10 @@ def open_database(
                 f"{database.path}: no such database. A run creates it; or name another one with --db (or $LITEFLOW_DB)",
                 path=database.path,
             )
-        found = read_revision(database.path)
-        if found is None and create:
-            found = _create(database)
+        with gate:
+            found = read_revision(database.path)
+            if found is None and create:
+                found = _create(database)
         _check(database.path, found)
     except BaseException:
         database.close()

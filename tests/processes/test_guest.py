@@ -434,6 +434,38 @@ def test_a_forked_child_leaves_its_parents_service_alone(host: Make) -> None:
     assert said(made) == ["success running", "[0, 0, 0, 0, 0]", "success [1, 1]"]
 
 
+def test_children_that_are_forked_beside_a_busy_service_can_open_databases(host: Make) -> None:
+    """One in twenty used to wait for ever, for a lock of SQLite's library that the service's thread had held."""
+    made = host(
+        """
+        import warnings
+        from liteflow.storage.schema import open_database
+        warnings.simplefilter("ignore", DeprecationWarning)
+        ends = []
+        with ExecutorService("g.db", max_workers=1) as service:
+            handle = service.submit(busy)
+            while len(ends) < 120:
+                if handle.over():
+                    handle = service.submit(busy)
+                pid = os.fork()
+                if not pid:
+                    signal.alarm(10)
+                    with open_database("g.db").read() as connection:
+                        connection.exec_driver_sql("SELECT count(*) FROM liteflow_dag_run").fetchall()
+                    os._exit(0)
+                ends.append(os.waitpid(pid, 0)[1])
+            handle.cancel()
+        print(set(ends))
+        """,
+        """
+        with Dag("busy", db_path="g.db") as busy:
+            for _ in range(3000):
+                one()
+        """,
+    )
+    assert said(made, timeout=100) == ["{0}"]
+
+
 def test_children_that_multiprocessing_forks_and_a_service_of_their_own(host: Make) -> None:
     made = host(
         """
