@@ -112,6 +112,9 @@ class ForeignEngine:
     def hold_locks(self, directory: str, token: str) -> None:
         return  # what its workers leave behind is the executor's business
 
+    def replace_no_more(self) -> None:
+        return
+
     def vacancies(self) -> list[int]:
         return [next(self._vacancy_numbers) for _ in range(self.size() - len(self._live))]
 

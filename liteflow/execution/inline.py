@@ -89,6 +89,9 @@ class InlineEngine:
     def size(self) -> int:
         return 1
 
+    def replace_no_more(self) -> None:
+        return
+
     def vacancies(self) -> list[int]:
         return [1] if len(self._queue) == len(self._looks) else []
 

@@ -182,6 +182,9 @@ class Engine(Protocol):
         To be called before the first `submit`. Raises StorageError.
         """
 
+    def replace_no_more(self) -> None:
+        """Nothing more will be begun: a slot that ends needs no other in its place."""
+
     def vacancies(self) -> list[int]:
         """Where there is room for work now: a key for `submit` each, the emptiest first."""
 

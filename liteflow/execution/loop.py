@@ -685,6 +685,7 @@ class Loop:
     def _interrupt(self, grace_s: float) -> None:
         """Claim nothing more; what is claimed and has not begun is let go."""
         self.is_stopping = self.is_interrupted = True
+        self._engine.replace_no_more()  # from Python 3.12 on no process can be started when the interpreter ends
         self._kill_at = min(self._kill_at, self._clock.monotonic() + grace_s)
         for job in [*self._chooser.unplaced, *self._chooser.callbacks]:
             self._let_go(job)

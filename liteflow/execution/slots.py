@@ -84,6 +84,8 @@ class SlotEngine:
         self._numbers = 0
         self._failed_starts = 0
         self._closed = False
+        self._replaces = True
+        """Whether a slot that ends gets another one in its place."""
         self._wake_in, self._wake_out = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
@@ -109,6 +111,9 @@ class SlotEngine:
         self._locks = (os.path.abspath(directory), token)
         for slot in self._slots.values():
             slot.hold_lock(*self._locks)
+
+    def replace_no_more(self) -> None:
+        self._replaces = False
 
     def vacancies(self) -> list[int]:
         now = time.monotonic()
@@ -287,7 +292,7 @@ class SlotEngine:
         del self._slots[slot.number]
         self._leaving[slot] = time.monotonic() + _CLOSE_GRACE_S
         self._done_with.append(slot)
-        if not self._closed:
+        if self._replaces:
             self._add_slot()
 
     def _finish(self, slot: Slot, job: Job, outcome: Outcome, events: Events) -> None:
@@ -430,7 +435,7 @@ class SlotEngine:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
                 raise ServiceError("workers die before they are ready: " + (" | ".join(slot.reader.noise[-3:]) or "?"))
-        if not self._closed:
+        if self._replaces:
             self._add_slot()
 
     def _bury_process(self, slot: Slot, events: Events, *, left_running: bool) -> None:
@@ -524,6 +529,7 @@ class SlotEngine:
         if self._closed:
             return
         self._closed = True
+        self._replaces = False
         events = Events()
         for slot in self._slots.values():
             if not slot.ready or (slot.jobs and kill):
