@@ -9,9 +9,9 @@
     curl -X POST localhost:8000/forecasts/ben-1/cancel
 
 Each web worker has an executor service of its own. Whichever worker takes a request can tell about every run, and when
-a worker dies, the others go on with its runs. The file is `$LITEFLOW_DB`, else liteflow.db in the working directory. The
-dag is in `forecasts.py`. `--timeout-graceful-shutdown`: else uvicorn waits for every stream of events to its end, however
-long that takes, before it stops the service.
+a worker dies, the others go on with its runs. The file is `$LITEFLOW_DB`, else liteflow.db in the working directory.
+The dag is in `forecasts.py`. Without `--timeout-graceful-shutdown` uvicorn would wait for the end of every stream of
+events, however long that takes, before it stops the service.
 """
 
 from __future__ import annotations
@@ -153,11 +153,11 @@ def described(run: DagRun) -> dict[str, Any]:
 async def refuse(request: Request, error: LiteflowError) -> JSONResponse:
     """An error of liteflow as JSON, with the status that fits."""
     if isinstance(error, NotFoundError):  # its message names the database, which is nobody's business
-        return JSONResponse({"error": f"there is no forecast {error.identifier!r}"}, 404)
+        return JSONResponse({"detail": f"there is no forecast {error.identifier!r}"}, 404)
     if isinstance(error, ParamError | InvalidIdError):
-        return JSONResponse({"error": str(error)}, 400)
+        return JSONResponse({"detail": str(error)}, 400)
     if isinstance(error, RunConflictError):  # the key belongs to other params, or the forecast is over
-        return JSONResponse({"error": str(error)}, 409)
+        return JSONResponse({"detail": str(error)}, 409)
     if isinstance(error, ServiceError):  # this worker is about to end: another one will do it
-        return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
+        return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
     raise error

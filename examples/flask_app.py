@@ -26,7 +26,14 @@ from forecasts import dag
 from werkzeug.exceptions import BadRequest, HTTPException
 
 from liteflow import DagRun, ExecutorService, RunState
-from liteflow.errors import InvalidIdError, NotFoundError, ParamError, RunConflictError, RunInterruptedError, ServiceError
+from liteflow.errors import (
+    InvalidIdError,
+    NotFoundError,
+    ParamError,
+    RunConflictError,
+    RunInterruptedError,
+    ServiceError,
+)
 
 MOST_WAIT_S = 20.0
 """How long a request may wait for a run. gunicorn kills a worker that is silent for 30 s."""
@@ -71,7 +78,7 @@ def submit() -> ResponseReturnValue:
 @app.get("/forecasts")
 def listing() -> ResponseReturnValue:
     """The latest forecasts, the newest first; `?state=failed` for those in that state."""
-    service()  # makes the database if there is none
+    service()  # so that this worker takes its share of what others left
     state = request.args.get("state")
     if state is not None and state not in list(RunState):
         raise BadRequest(f"state must be one of {', '.join(RunState)}")
