@@ -392,6 +392,7 @@ class ActiveRun:
             self.first_look_us.get(index),
             self.looks.get(index, 0),
             self.core.uncounted_tries[index],
+            self.pks[index],
         )
 
     def _input(

@@ -2,6 +2,9 @@
 
 A message for each start would wake the parent for every tiny task, twice instead of once. This costs the worker no
 call of the system, and it is there however the worker ends: the parent knows exactly which job to blame.
+
+When the parent dies, that memory goes with it. What the worker has begun stands also in the lock file of its slot, for
+whoever takes over: most of what the dead had claimed had not begun, and is not to blame.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import mmap
 import os
 import struct
 import tempfile
+from pathlib import Path
+from typing import NamedTuple
 
 _NUMBER = struct.Struct("=Q")
 _TIMES = struct.Struct("=qd")
@@ -52,3 +57,31 @@ def shared_memory() -> int:
             fd = os.dup(file.fileno())
     os.ftruncate(fd, mmap.PAGESIZE)
     return fd
+
+
+class BegunTry(NamedTuple):
+    """What stands in a slot's lock file."""
+
+    worker_pid: int
+    pk: int
+    """The key of the task instance that was begun last; 0 for none."""
+    try_number: int
+    at_us: int
+    """When that was, in microseconds since the epoch."""
+
+
+def note_begun(fd: int, pk: int, try_number: int, at_us: int) -> None:
+    """Write down in the slot's lock file that a try begins. What cannot be written is not told of."""
+    try:
+        os.pwrite(fd, b"%d %d %d %d\n" % (os.getpid(), pk, try_number, at_us), 0)
+    except OSError:
+        return  # the disk is full, say: then it counts as one that was not seen to begin
+
+
+def read_begun(path: Path) -> BegunTry | None:
+    """What stands in a slot's lock file; None if it is gone, or its worker was never there."""
+    try:
+        line, _, _ = path.read_text("ascii").partition("\n")
+        return BegunTry(*map(int, line.split()))
+    except (OSError, ValueError, TypeError):
+        return None

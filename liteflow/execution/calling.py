@@ -123,6 +123,8 @@ class Payload(NamedTuple):
     """How many times it has looked before."""
     uncounted_tries: int = 0
     """How many of the tries before use up no retry."""
+    pk: int = 0
+    """The key of the task instance, for the lock file of the slot; 0 where there is none."""
     more_context: bytes = b""
     """Of a callback: how what it is about ended; see `callbacks.put_end`."""
 

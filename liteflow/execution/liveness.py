@@ -17,10 +17,11 @@ import signal
 import socket
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from liteflow.execution.begun import BegunTry, read_begun
 from liteflow.execution.processes import SLOT_LOCK, carrying, exists, is_stopped, locking, send, start_time_of
 from liteflow.states import RunState
 from liteflow.storage.history import DagRun, Owner
@@ -174,12 +175,15 @@ def state_of_owner(db_path: str, owner: Owner) -> Literal["alive", "stopped", "d
     return "stopped" if owner.host == socket.gethostname() and is_stopped(owner.pid) else "alive"
 
 
-def end_leftovers(db_path: str, token: str, *, patience_s: float = 5.0) -> list[int]:
+def end_leftovers(
+    db_path: str, token: str, *, patience_s: float = 5.0, note: Callable[[list[BegunTry]], None] | None = None
+) -> list[int]:
     """End what is left of the tries of a service that is dead, or that is stopped and robbed, and remove its locks.
 
     Kills every process of this host that came from one of its slots, this process and its family excepted, and waits
     for up to `patience_s` until all of them are gone. Where there is no /proc it can only wait. What a successful task
-    left running on purpose is not touched. Returns the pids of what could not be ended, 0 for one that is not known;
+    left running on purpose is not touched. Once they are gone, and before the locks are, `note` is told which try each
+    slot had begun last, if any had. Returns the pids of what could not be ended, 0 for one that is not known;
     then the locks stay.
     """
     if not _TOKEN.fullmatch(token):
@@ -188,6 +192,9 @@ def end_leftovers(db_path: str, token: str, *, patience_s: float = 5.0) -> list[
     slots = sorted(directory.glob(f"{token}.*{SLOT_LOCK}"))
     left = _end_all_of(slots, patience_s)
     if not left:
+        begun = [one for one in map(read_begun, slots) if one is not None and one.pk]
+        if begun and note is not None:
+            note(begun)
         for path in [*slots, directory / f"{token}.lock"]:
             path.unlink(missing_ok=True)
         _remove_if_empty(directory)
@@ -227,10 +234,8 @@ def _kill_all_of(slots: Sequence[Path]) -> list[int]:
 
 def _pid_in(slot: Path) -> int:
     """The pid that the slot's worker wrote there; 0 if it cannot be read."""
-    try:
-        return int(slot.read_text("ascii") or 0)
-    except (OSError, ValueError):
-        return 0
+    found = read_begun(slot)
+    return 0 if found is None else found.worker_pid
 
 
 def _is_locked(path: Path) -> bool:

@@ -78,8 +78,8 @@ _RUN_TIMEOUT, _HARD_END = -1, -2
 """In place of a task instance in a timer: the run's own limit, and the end of its teardowns' grace."""
 
 Command = Callable[[Turn], None]
-Recover = Callable[[], "list[TakenUp]"]
-"""Takes up the runs that have lost their owner, and that the service knows."""
+Recover = Callable[[], "tuple[list[TakenUp], bool]"]
+"""Takes up runs that have lost their owner, and that the service knows; tells whether there are no more."""
 
 
 class Loop:
@@ -248,8 +248,8 @@ class Loop:
             return 0.0 if self.inbox or self._is_alone else CALLBACK_POLL_S
         has_runs = bool(self.runs or self._admission.waiting)
         wait = math.inf if self._is_alone else IDLE_POLL_S if has_runs else MOST_REST_S
-        if self._recover is not None:
-            wait = min(wait, LOOK_AGAIN_S)
+        if self._recover is not None and not self.is_stopping:
+            wait = min(wait, max(0.0, self._recover_at - self._clock.monotonic()))
         if self._fresh:
             wait = min(wait, STARTED_AFTER_S)
         if self._retention.is_due:
@@ -496,8 +496,9 @@ class Loop:
         """See whether another process asked for something. A number tells whether anything was written at all."""
         now = self._clock.monotonic()
         if self._recover is not None and now >= self._recover_at and not self.is_stopping:
-            self._recover_at = now + LOOK_AGAIN_S
-            for taken in self._recover():
+            found, is_through = self._recover()
+            self._recover_at = now + LOOK_AGAIN_S if is_through else now
+            for taken in found:
                 self._adopt(taken, turn)
         if self._is_alone:
             self._ask_for_the_past(turn)

@@ -19,6 +19,7 @@ from liteflow.authoring.task import BRANCH, SHORT_CIRCUIT
 from liteflow.errors import LiteflowError, RunConflictError, RunOwnedError
 from liteflow.execution.active import ActiveRun, Listener
 from liteflow.execution.admission import room_for
+from liteflow.execution.begun import BegunTry
 from liteflow.execution.clock import clock_us
 from liteflow.execution.differences import Differences, differences
 from liteflow.execution.hostlog import warn
@@ -58,6 +59,12 @@ _STATE_OF_KIND = {
 }
 
 
+TAKING_UP_S = 0.05
+"""For how long runs are taken up in one transaction: the loop has others to drive, and other processes wait."""
+
+PLACES = 8
+"""In how many places among the runs to be taken up executor services begin."""
+
 REFUSED_S = 5.0
 """After so long it is tried again to take up a run that could not be taken up."""
 
@@ -85,35 +92,76 @@ class Recoverer:
         self._executor_pk = executor_pk
         self._refused: dict[int, tuple[str, float]] = {}
         """Runs of which it was told why they cannot be taken up, and when that is tried again."""
+        self._ended: set[int] = set()
+        """Dead executor services of whose tries nothing is left."""
 
     def interrupted(self, digests: dict[tuple[str, str], PreparedDag]) -> list[tuple[PreparedDag, RecordedRun]]:
-        """The runs of these dags (by dag id and structure digest) that nobody drives any more, oldest first.
+        """The runs of these dags (by dag id and structure digest) that nobody drives any more.
 
-        Those without an owner were opened by a command (`liteflow clear`), or begin with the values of another run.
+        First those of dags that limit how many go on at a time, the oldest first; then the others, for each executor
+        service from another place on, so that several of them do not all try for the same run. Those without an owner
+        were opened by a command (`liteflow clear`), or begin with the values of another run.
         """
         if not digests:
             return []
         with self._database.read() as connection:
             found = recovery.unfinished_runs_of_others(connection, self._executor_pk, {digest for _, digest in digests})
-        return [
+        owners = {run.owner.pk: run.owner for run in found if run.owner is not None}
+        living = {pk for pk, owner in owners.items() if is_alive(self._database.path, owner)}
+        wanted = [
             (digests[run.dag_id, run.structure_digest], run)
             for run in found
             if (run.dag_id, run.structure_digest) in digests
             and (run.pk not in self._refused or time.monotonic() >= self._refused[run.pk][1])
-            and (run.owner is None or not is_alive(self._database.path, run.owner))
+            and (run.owner is None or run.owner.pk not in living)
         ]
+        limited = [one for one in wanted if one[0].dag.max_active_runs is not None]
+        others = [one for one in wanted if one[0].dag.max_active_runs is None]
+        first = len(others) * (self._executor_pk % PLACES) // PLACES
+        return [*limited, *others[first:], *others[:first]]
 
-    def take_up_unasked(self, prepared: PreparedDag, run: RecordedRun) -> TakenUp | None:
-        """As `take_up`, within `max_active_runs`; what cannot be taken up is told once in the log, and tried again
-        later: a command may help."""
+    def take_up_unasked(self, wanted: Sequence[tuple[PreparedDag, RecordedRun]]) -> tuple[list[TakenUp], bool]:
+        """Take up these runs, each as `take_up` does, within `max_active_runs`; and tell whether it tried all of them.
+
+        One transaction for what it gets done in TAKING_UP_S: each for itself would wait for the lock, and for the disk.
+        What cannot be taken up is told once in the log, and tried again later: a command may help.
+        """
+        free = [one for one in wanted if self._is_free(one[1])]
+        if not free:
+            return [], True
+        taken = []
+        until = time.monotonic() + TAKING_UP_S
+        with self._database.write(durable=True) as connection:
+            for count, (prepared, run) in enumerate(free, start=1):
+                try:
+                    with connection.begin_nested():
+                        if recovery.stands_as(connection, run):
+                            one = self._take(connection, prepared, run, within_limit=True)
+                            taken += [] if one is None else [one]
+                except LiteflowError as error:
+                    self._refuse(run, error)
+                if time.monotonic() >= until:
+                    return taken, count == len(free)
+        return taken, True
+
+    def _is_free(self, run: RecordedRun) -> bool:
+        """End what is left of the tries of the run's dead owner; whether that is done."""
+        if run.owner is None or run.owner.pk in self._ended:
+            return True
         try:
-            return self.take_up(prepared, run, within_limit=True)
+            if not self._is_to_be_robbed(run, run.owner, force=False):
+                self._end_tries_of(run, run.owner)
         except LiteflowError as error:
-            before, _ = self._refused.get(run.pk, ("", 0.0))
-            self._refused[run.pk] = (str(error), time.monotonic() + REFUSED_S)
-            if str(error) != before:
-                warn("run %s of dag %s, which nobody drives, is left as it is: %s", run.run_id, run.dag_id, error)
-            return None
+            self._refuse(run, error)
+            return False
+        self._ended.add(run.owner.pk)
+        return True
+
+    def _refuse(self, run: RecordedRun, error: LiteflowError) -> None:
+        before, _ = self._refused.get(run.pk, ("", 0.0))
+        self._refused[run.pk] = (str(error), time.monotonic() + REFUSED_S)
+        if str(error) != before:
+            warn("run %s of dag %s, which nobody drives, is left as it is: %s", run.run_id, run.dag_id, error)
 
     def take_up(
         self,
@@ -136,12 +184,41 @@ class Recoverer:
         if owner is not None and not is_robbed:
             self._end_tries_of(run, owner)
         with self._database.write(durable=True) as connection:
-            recovery.refuse_half_deleted(connection, run)
-            if within_limit and not room_for(connection, self._database, prepared.dag, self._executor_pk):
-                return None
-            changes = self._changes(connection, prepared, run, accept_changes)
-            if not recovery.take_over(connection, run, self._executor_pk, clock_us()):
-                return None
+            taken = self._take(
+                connection,
+                prepared,
+                run,
+                accept_changes=accept_changes,
+                is_robbed=is_robbed,
+                within_limit=within_limit,
+                listener=listener,
+            )
+        if owner is not None and is_robbed and taken is not None:
+            self._end_tries_of(run, owner)  # not before: it would record how these ended
+        return taken
+
+    def _take(
+        self,
+        connection: Connection,
+        prepared: PreparedDag,
+        run: RecordedRun,
+        *,
+        accept_changes: bool = False,
+        is_robbed: bool = False,
+        within_limit: bool = False,
+        listener: Listener | None = None,
+    ) -> TakenUp | None:
+        """The part of `take_up` that is one transaction; what is left of the last tries is gone by now."""
+        recovery.refuse_half_deleted(connection, run)
+        if within_limit and not room_for(connection, self._database, prepared.dag, self._executor_pk):
+            return None
+        instances = recovery.instances_of(connection, run.pk)
+        changes = self._changes(prepared, run, instances, accept_changes)
+        if not recovery.take_over(connection, run, self._executor_pk, clock_us()):
+            return None
+        given_up: set[int] = set()
+        had_begun = any(one.state is _S.RUNNING for one in instances)
+        if had_begun:
             given_up = recovery.put_back(
                 connection,
                 clock_us(),
@@ -150,16 +227,16 @@ class Recoverer:
                 error=OWNER_ROBBED if is_robbed else OWNER_DIED,
                 max_crashes=None if is_robbed else prepared.dag.max_crashes,
             )
-            if changes:
-                _accept(connection, prepared, run.pk, changes)
-            if run.state is RunState.FAILED:
-                _reopen(connection, prepared, run)
-            else:
-                _renew(connection, prepared, run)
-            taken = _rebuild(connection, prepared, run, listener, given_up)
-        if owner is not None and is_robbed:
-            self._end_tries_of(run, owner)  # not before: it would record how these ended
-        return taken
+        is_opened = run.state is RunState.FAILED or any(one.is_cleared for one in instances)
+        if changes:
+            _accept(connection, prepared, run.pk, changes)
+        if run.state is RunState.FAILED:
+            _reopen(connection, prepared, run)
+        elif changes or is_opened:
+            _renew(connection, prepared, run)
+        if had_begun or changes or is_opened:
+            instances = recovery.instances_of(connection, run.pk)
+        return _rebuild(connection, prepared, run, instances, listener, given_up)
 
     def _is_to_be_robbed(self, run: RecordedRun, owner: Owner, force: bool) -> bool:
         """Whether the owner lives and the run is taken from it all the same. Raises RunOwnedError if it is not."""
@@ -176,7 +253,12 @@ class Recoverer:
         )
 
     def _end_tries_of(self, run: RecordedRun, owner: Owner) -> None:
-        left = end_leftovers(self._database.path, owner.token, patience_s=LEFTOVERS_S)
+        def note(begun: list[BegunTry]) -> None:
+            tries = [(one.pk, one.try_number, one.at_us) for one in begun]
+            with self._database.write() as connection:
+                recovery.note_begun(connection, owner.pk, tries)
+
+        left = end_leftovers(self._database.path, owner.token, patience_s=LEFTOVERS_S, note=note)
         if left:
             which = ", ".join(str(pid) for pid in left if pid) or "unknown ones"
             raise RunOwnedError(
@@ -187,10 +269,10 @@ class Recoverer:
             )
 
     def _changes(
-        self, connection: Connection, prepared: PreparedDag, run: RecordedRun, accept_changes: bool
+        self, prepared: PreparedDag, run: RecordedRun, instances: Sequence[RecordedInstance], accept_changes: bool
     ) -> Differences | None:
         """How the dag differs from what the run began with. Raises RunConflictError if that is not accepted."""
-        found = differences(prepared, recovery.instances_of(connection, run.pk), run.structure_digest)
+        found = differences(prepared, instances, run.structure_digest)
         if not found:
             return None
         where = f"dag {run.dag_id!r} is not what run {run.run_id!r} began with"
@@ -428,10 +510,15 @@ def as_opened(prepared: PreparedDag, instances: Sequence[RecordedInstance], foun
 
 
 def _rebuild(
-    connection: Connection, prepared: PreparedDag, run: RecordedRun, listener: Listener | None, given_up: set[int]
+    connection: Connection,
+    prepared: PreparedDag,
+    run: RecordedRun,
+    instances: Sequence[RecordedInstance],
+    listener: Listener | None,
+    given_up: set[int],
 ) -> TakenUp:
     """The run as it is recorded now, in memory."""
-    instances = known_instances(prepared, recovery.instances_of(connection, run.pk))
+    instances = known_instances(prepared, instances)
     active, index_of = _restored(prepared, run, instances, listener)
     active.past_tries = recovery.removed_tries(connection, run.pk)
     taken = TakenUp(active, given_up=[index_of[pk] for pk in sorted(given_up) if pk in index_of])

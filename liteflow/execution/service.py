@@ -669,13 +669,12 @@ class ExecutorService:
             raise ServiceError("the service was stopped before the run could go on; it can be resumed")
         return RunHandle(self, run.pk, taken.run, prepared)
 
-    def _take_up_interrupted(self) -> list[TakenUp]:
-        """For the loop: the interrupted runs of dags that are known."""
+    def _take_up_interrupted(self) -> tuple[list[TakenUp], bool]:
+        """For the loop: interrupted runs of dags that are known, and whether these are all that there are."""
         assert self._recoverer is not None
         with self._mutex:
             known = {(one.dag.dag_id, one.digest): one for one in self._prepared.values()}
-        found = [self._recoverer.take_up_unasked(*one) for one in self._recoverer.interrupted(known)]
-        return [taken for taken in found if taken is not None]
+        return self._recoverer.take_up_unasked(self._recoverer.interrupted(known))
 
     # The thread
 

@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 
 from liteflow.authoring.dagfile import be_main_of_first_file, loading
 from liteflow.errors import MissingMainGuard, TaskKilled
-from liteflow.execution.begun import Begun
+from liteflow.execution.begun import Begun, note_begun
 from liteflow.execution.calling import Payload, Recipe, Result, call, describe_error, trace_of
 from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, load
@@ -165,6 +165,7 @@ class Worker:
         self._pid = os.getpid()
         self._load_errors: dict[int, tuple[str, str, tuple[str, str, int] | None]] = {}
         self._in_task = False
+        self._lock_fd = -1
         self._term = self._on_term  # bound once: it must be recognised
 
     def run(self) -> None:
@@ -201,7 +202,7 @@ class Worker:
             elif message[0] == "forget":
                 self._recipes.clear()
             elif message[0] == "lock":
-                _hold_lock(message[1])
+                self._lock_fd = _hold_lock(message[1])
             elif message[0] == "job" and message[1] == number:
                 _, _, code_number, recipe_number, recipe, payload = message
                 return (
@@ -252,6 +253,8 @@ class Worker:
         self._send_all()
         started_us, started_at = clock_us(), time.monotonic()
         self._begun.note(number, started_us, started_at)
+        if self._lock_fd >= 0:
+            note_begun(self._lock_fd, payload.pk, payload.try_number, started_us)
         try:
             self._in_task = True
             try:
@@ -345,14 +348,15 @@ class Worker:
                 self._connection.sendall(pack(*unsent))
 
 
-def _hold_lock(path: str) -> None:
-    """Lock a file for the rest of this process's life, and for that of everything that it forks."""
+def _hold_lock(path: str) -> int:
+    """Lock a file for the rest of this process's life, and for that of everything that it forks; its descriptor."""
     import fcntl
 
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     fcntl.flock(fd, fcntl.LOCK_EX)
     note_database(os.path.dirname(path).removesuffix(".locks"))
-    os.write(fd, b"%d" % os.getpid())
+    note_begun(fd, 0, 0, 0)
+    return fd
 
 
 def _has_children() -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Connection, case, func, literal, select, update
+from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, select, update
 
 from liteflow.errors import NotFoundError, RunConflictError
 from liteflow.states import EndReason, RunState, TaskInstanceState
@@ -22,6 +22,10 @@ from liteflow.storage.tables import DAG, DAG_RUN, EXECUTOR, TASK_INSTANCE, TASK_
 
 _S = TaskInstanceState
 _UNFINISHED = (RunState.QUEUED, RunState.RUNNING)
+
+UNSEEN = 10
+"""How many times as many executors may die under a task instance whose tries were not seen to begin: they had not,
+mostly, but one that takes its executor with it before anything is recorded must not do that for ever."""
 
 
 class RecordedRun(NamedTuple):
@@ -161,14 +165,22 @@ def refuse_half_deleted(connection: Connection, run: _NamedRun) -> RunState:
     return state
 
 
+def stands_as(connection: Connection, run: RecordedRun) -> bool:
+    """Whether a run still has the state and the owner that `run` says."""
+    return connection.execute(select(DAG_RUN.c.id).where(*_standing_as(run))).one_or_none() is not None
+
+
+def _standing_as(run: RecordedRun) -> tuple[ColumnElement[bool], ...]:
+    owner_pk = None if run.owner is None else run.owner.pk
+    columns = DAG_RUN.c
+    return columns.id == run.pk, columns.state == run.state, columns.executor_pk.is_not_distinct_from(owner_pk)
+
+
 def take_over(connection: Connection, run: RecordedRun, executor_pk: int, now_us: int) -> bool:
     """Make a run this executor's, if it still stands as `run` says; False when somebody else was first."""
-    owner_pk = None if run.owner is None else run.owner.pk
     result = connection.execute(
         update(DAG_RUN)
-        .where(
-            DAG_RUN.c.id == run.pk, DAG_RUN.c.state == run.state, DAG_RUN.c.executor_pk.is_not_distinct_from(owner_pk)
-        )
+        .where(*_standing_as(run))
         .values(
             executor_pk=executor_pk,
             state=RunState.RUNNING,
@@ -178,6 +190,26 @@ def take_over(connection: Connection, run: RecordedRun, executor_pk: int, now_us
         )
     )
     return changed(result) == 1
+
+
+def note_begun(connection: Connection, executor_pk: int, tries: Iterable[tuple[int, int, int]]) -> None:
+    """Record when running tries of an executor that is gone began, where it had not come to that.
+
+    `tries`: of each the key of its task instance, its number, and microseconds since the epoch.
+    """
+    ti = TASK_INSTANCE.c
+    for pk, number, at_us in tries:
+        connection.execute(
+            update(TASK_INSTANCE)
+            .where(
+                ti.id == pk,
+                ti.try_number == number,
+                ti.executor_pk == executor_pk,
+                ti.state == _S.RUNNING,
+                ti.started_at.is_(None),
+            )
+            .values(started_at=at_us)
+        )
 
 
 def put_back(
@@ -192,17 +224,30 @@ def put_back(
 ) -> set[int]:
     """End the running tries of a run, or of an executor, and put their task instances back into the queue.
 
-    That uses up no retry. With `max_crashes` it is counted as a crash, and a task instance that has had so many ends
-    as failed instead; returns the keys of these.
+    That uses up no retry. With `max_crashes` a try that had begun is counted as a crash, and a task instance that has
+    had so many ends as failed instead; returns the keys of these. Those that were not seen to
+    begin may be UNSEEN times as many.
     """
     ti = TASK_INSTANCE.c
     mine = [ti.run_pk == run_pk] if run_pk is not None else [ti.executor_pk == executor_pk]
     values: dict[str, Any] = {"state": _S.QUEUED, "uncounted_tries": ti.uncounted_tries + 1}
     if max_crashes is not None:
         queued, failed = (literal(state, ti.state.type) for state in (_S.QUEUED, _S.FAILED))
+        old = TASK_TRY.c
+        unseen = select(func.count()).where(
+            old.task_instance_pk == ti.id,
+            old.generation == ti.generation,
+            old.end_reason == EndReason.CRASHED,
+            old.started_at.is_(None),
+        )
+        had_begun = ti.started_at.is_not(None)
         values |= {
-            "crashes": ti.crashes + 1,
-            "state": case((ti.crashes + 1 >= max_crashes, failed), else_=queued),
+            "crashes": ti.crashes + case((had_begun, 1), else_=0),
+            "state": case(
+                (and_(had_begun, ti.crashes + 1 >= max_crashes), failed),
+                (and_(~had_begun, unseen.scalar_subquery() + 1 >= UNSEEN * max_crashes), failed),
+                else_=queued,
+            ),
         }
     rows = connection.execute(
         update(TASK_INSTANCE)

@@ -32,8 +32,8 @@ SUBMITS = rounds(30, 200)
 KILL_EVERY_S = 1.0 if is_full() else 0.5
 WORK_S = 0.15 if is_full() else 0.05
 """How long each of the four tasks of a run takes."""
-PER_SECOND = 5.0 if is_full() else 10.0
-"""How many runs are submitted."""
+PER_SECOND = 2.0 if is_full() else 10.0
+"""How many runs are submitted: less than what four workers can do that live for four seconds each."""
 WORKERS = 4
 DIES_AT = 10
 """Each so many submits kill the worker between the commit and the answer."""

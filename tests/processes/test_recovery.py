@@ -326,6 +326,46 @@ def test_a_task_under_which_the_service_died_three_times_has_failed(script: Make
     assert "the executor service died" in str(run.task_instance("wait", 0).error)
 
 
+NEVER_BEGUN = """
+import os, time
+from pathlib import Path
+from liteflow import Dag, task
+
+while "LITEFLOW_SLOT" in os.environ and not Path("go").exists():
+    time.sleep(0.01)
+
+@task
+def work():
+    return 1
+
+with Dag("claimed", db_path="flow.db") as dag:
+    work()
+
+if __name__ == "__main__":
+    run = dag.run(run_id="r", max_workers=1, progress=False)
+    print(run.state, run.task_instance("work").try_number)
+"""
+
+
+def test_a_task_that_had_not_begun_when_the_service_died_is_not_to_blame(script: Make, tmp_path: Path) -> None:
+    """A host that was killed three times while its workers were still getting ready failed all that it had claimed."""
+    made = script(NEVER_BEGUN)
+    ExecutorService(tmp_path / "flow.db", max_workers=1).start().stop()  # so that there is something to look at
+    for number in range(1, 5):
+        process = made.start()
+
+        def is_claimed(number: int = number) -> bool:
+            run = Dag("claimed", db_path=tmp_path / "flow.db").latest_run()
+            one = None if run is None else run.task_instance("work")
+            return one is not None and (one.state, one.try_number) == ("running", number)
+
+        wait_until(is_claimed, "the task is claimed")
+        process.kill()
+        process.communicate()
+    (tmp_path / "go").touch()
+    assert made.run().stdout == "success 5\n"
+
+
 def test_a_service_goes_on_with_interrupted_runs_of_the_dags_that_it_knows(script: Make, tmp_path: Path) -> None:
     made = script(KILLED)
     kill_in_the_middle(made, tmp_path)
