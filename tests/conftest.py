@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from liteflow.execution.cpus import usable_cpus
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -23,6 +25,12 @@ def pytest_configure() -> None:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are CPUs: half of the tests' time is waiting for other processes."""
+    return usable_cpus() + 1
 
 
 @pytest.fixture(autouse=True)

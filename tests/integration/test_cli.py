@@ -191,7 +191,7 @@ def test_listings_as_json(ran: Path) -> None:
     (run,) = read("runs")
     assert set(run) == {
         "dag_id", "run_id", "state", "end_reason", "interrupted", "logical_date", "created_at", "started_at",
-        "ended_at", "duration_s", "params", "rerun_of",
+        "ended_at", "duration_s", "params", "rerun_of", "priority",
     }  # fmt: skip
     shown = read("show", "etl")
     assert shown["interrupted"] is False
