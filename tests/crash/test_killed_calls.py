@@ -19,7 +19,7 @@ from tests.crash.invariants import check_invariants
 
 PROGRAM = FLOWS / "three.py"
 
-EVERY = rounds(8, 1)
+EVERY = rounds(16, 1)
 PARTS = rounds(4, 12)
 
 

@@ -34,7 +34,7 @@ REAL_START = 0.1
 """The part of the programs that get a Python of their own; the others are forked from one that is warm."""
 
 
-@pytest.mark.parametrize("part", range(rounds(2, 40)))
+@pytest.mark.parametrize("part", range(rounds(1, 40)))
 def test_a_run_that_is_killed_at_random_moments_is_resumed_and_loses_nothing(
     nursery: Nursery, tmp_path: Path, mark: str, part: int
 ) -> None:

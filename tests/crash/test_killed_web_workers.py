@@ -28,7 +28,7 @@ from tests.crash.flows import web
 from tests.crash.harness import FLOWS, children, environment, explained, is_full, report, rounds, seeded
 from tests.crash.invariants import check_invariants
 
-SUBMITS = rounds(30, 200)
+SUBMITS = rounds(16, 200)
 KILL_EVERY_S = 1.0 if is_full() else 0.5
 WORK_S = 0.15 if is_full() else 0.05
 """How long each of the four tasks of a run takes."""
@@ -38,7 +38,7 @@ WORKERS = 4
 DIES_AT = 10
 """Each so many submits kill the worker between the commit and the answer."""
 
-MOST_KILLS = rounds(8, 10_000)
+MOST_KILLS = rounds(4, 10_000)
 """More kills than that are a matter of patience: a worker lives for two seconds, and needs one to be there."""
 
 TAKEN_OVER_S = 2.0

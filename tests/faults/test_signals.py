@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.timeout(4 * 3600 if is_full() else 300),
 ]
 
-MOMENTS = rounds(6, 200)
+MOMENTS = rounds(3, 200)
 AT_ONCE = 3
 """Cases that go on at the same time: they mostly wait."""
 

@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.usefixtures("nothing_left_behind"),
 ]
 
-DAGS = 60
+DAGS = 40
 SIZES = range(6, 41)
 """How many instances a run has. Smaller ones say little, and larger ones only take longer."""
 PERIOD = 8

@@ -419,7 +419,7 @@ class Service:
 seeds = st.integers(0, 2**32)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(dags(), seeds, seeds)
 def test_core_and_evaluator_agree(dag: Dag, outcomes: int, order: int) -> None:
     script = Script(dag, outcomes)
@@ -429,7 +429,7 @@ def test_core_and_evaluator_agree(dag: Dag, outcomes: int, order: int) -> None:
     assert service.core.outcome() == ({"S": RunState.SUCCESS, "F": RunState.FAILED}[right.run_state], None)
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(dags(), seeds, seeds)
 def test_a_run_that_is_ended_early_at_any_moment_ends_and_tears_down(dag: Dag, outcomes: int, order: int) -> None:
     service = Service(dag, Script(dag, outcomes))
@@ -439,7 +439,7 @@ def test_a_run_that_is_ended_early_at_any_moment_ends_and_tears_down(dag: Dag, o
         service.check_teardowns()
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(dags(), seeds, seeds)
 def test_a_run_whose_service_dies_again_and_again_comes_to_the_same(dag: Dag, outcomes: int, order: int) -> None:
     script = Script(dag, outcomes)
@@ -460,7 +460,7 @@ def test_a_run_that_was_being_ended_is_ended_after_the_death_of_its_service(
         assert service.core.outcome() == (RunState.FAILED, EndReason.CANCELLED)
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(dags(past=False), seeds, seeds, st.booleans())
 def test_a_run_that_is_opened_again_and_goes_well_has_nothing_left_that_failed(
     dag: Dag, outcomes: int, order: int, is_ended_early: bool
@@ -507,7 +507,7 @@ def test_a_run_that_is_opened_again_and_goes_well_has_nothing_left_that_failed(
     assert not service.numbers(S.FAILED)
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(dags(past=False), seeds, seeds, st.booleans())
 def test_a_run_with_the_values_of_another_that_goes_well_has_nothing_left_that_failed(
     dag: Dag, outcomes: int, order: int, is_ended_early: bool
