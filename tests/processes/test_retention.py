@@ -123,7 +123,7 @@ def test_what_does_not_fit_into_the_time_is_left_for_the_next_run(db: str, monke
     began = time.monotonic()
     dag.run(run_id="new", max_workers=1)
     assert time.monotonic() - began < 30
-    assert ids_in(db) == ["old3", "old2", "new"], "there was no time at all"
+    assert ids_in(db)[-2:] == ["old2", "new"], "there was time for what is done between two turns, at the most"
     monkeypatch.undo()
     wait_until(lambda: dag.run(max_workers=1) and len(ids_in(db)) == 1, "the next runs finish it")
     assert check(db) == []
