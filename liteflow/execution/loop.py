@@ -20,6 +20,7 @@ from liteflow.authoring.xcomarg import RETURN_VALUE
 from liteflow.errors import DagError, LiteflowError, MissingMainGuard, RunInterruptedError
 from liteflow.execution import recorder, telling
 from liteflow.execution.admission import Admission
+from liteflow.execution.answering import answer
 from liteflow.execution.choosing import Chooser
 from liteflow.execution.clock import HOST_CLOCK, Clock
 from liteflow.execution.jobs import Engine, Events, Job, LogLine, Outcome
@@ -33,7 +34,6 @@ from liteflow.scheduling.core import Change, Ended
 from liteflow.scheduling.skips import DECISION_KEY, decision_value, skipped_by
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage import recording
-from liteflow.storage.values import pull_xcoms
 from liteflow.storage.xcoms import encode
 
 if TYPE_CHECKING:
@@ -265,12 +265,12 @@ class Loop:
             return
         with self._database.read() as connection:
             for job, number, question in events.questions:
-                self._engine.answer(job, number, _pulled(connection, job, question))
+                self._engine.answer(job, number, answer(connection, question, job.run.logical_date_us))
 
     def answer_now(self, job: Job, question: tuple[Any, ...]) -> tuple[Any, ...]:
         """The answer to what a running task wants to know: for an engine that runs jobs while it is polled."""
         with self._database.read() as connection:
-            return _pulled(connection, job, question)
+            return answer(connection, question, job.run.logical_date_us)
 
     def _let_in(self, run: ActiveRun, turn: Turn) -> None:
         """Begin a run, or have it wait until its dag's other runs are over."""
@@ -747,21 +747,6 @@ class Loop:
             run.error = error if isinstance(error, LiteflowError) else _bug(run, error)
             if not self.wakes_nobody:
                 run.end()
-
-
-def _pulled(connection: Connection, job: Job, question: tuple[Any, ...]) -> tuple[Any, ...]:
-    _, dag_id, run_id, task_ids, key, map_indexes, prior = question
-    rows = pull_xcoms(
-        connection,
-        dag_id=dag_id,
-        run_id=run_id,
-        task_ids=task_ids,
-        key=key,
-        map_indexes=map_indexes,
-        include_prior_dates=prior,
-        logical_date_us=job.run.logical_date_us,
-    )
-    return tuple(tuple(row) for row in rows)
 
 
 def _bug(run: ActiveRun, error: BaseException) -> RunInterruptedError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from liteflow.authoring.mapping import Items
 from liteflow.errors import RunConflictError
 from liteflow.execution.active import ActiveRun
+from liteflow.execution.answering import answer
 from liteflow.execution.calling import Payload, call
 from liteflow.execution.code import Code, describe, load
 from liteflow.execution.differences import differences
@@ -24,7 +25,6 @@ from liteflow.states import TaskInstanceState, instance_name
 from liteflow.storage import recording, recovery
 from liteflow.storage.history import check_instances
 from liteflow.storage.tables import to_microseconds
-from liteflow.storage.values import pull_xcoms
 from liteflow.storage.xcoms import ITEMS, EncodedItems
 
 if TYPE_CHECKING:
@@ -112,19 +112,8 @@ def replay(run: DagRun, prepared: Replay, report: Callable[[str], None]) -> Repl
         report(text)
 
     def ask(question: tuple[Any, ...]) -> tuple[Any, ...]:
-        _, dag_id, run_id, task_ids, key, map_indexes, prior = question
         with run.history.read() as connection:
-            rows = pull_xcoms(
-                connection,
-                dag_id=dag_id,
-                run_id=run_id,
-                task_ids=task_ids,
-                key=key,
-                map_indexes=map_indexes,
-                include_prior_dates=prior,
-                logical_date_us=prepared.payload.logical_date_us,
-            )
-        return tuple(rows)
+            return answer(connection, question, prepared.payload.logical_date_us)
 
     dag = prepared.prepared
     recipe = dag.recipes[dag.number_of[prepared.payload.task_id]]

@@ -230,7 +230,7 @@ def test_ten_thousand_values_are_one_query(database: Database) -> None:
 # The run before
 
 
-def before(database: Database, run_pk: int, task_id: str = "each") -> past.PastTask | None:
+def before(database: Database, run_pk: int, task_id: str = "each") -> past.PastRun | None:
     with database.read() as session:
         return past.previous_instances(session, run_pk, task_id)
 
