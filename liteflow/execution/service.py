@@ -4,13 +4,11 @@ its own drive the runs that are submitted; see `loop.py` for what that does.
 
 from __future__ import annotations
 
-import atexit
 import os
 import secrets
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
@@ -24,6 +22,7 @@ from liteflow.errors import MetadataOnlyError, ParamError, RunActiveError, RunCo
 from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, describe
 from liteflow.execution.cpus import default_slots
+from liteflow.execution.exiting import stop_at_exit
 from liteflow.execution.foreign import ForeignEngine
 from liteflow.execution.handle import RunHandle
 from liteflow.execution.jobs import Engine
@@ -60,12 +59,6 @@ STOP_GRACE_S = 10.0
 
 INTERRUPT_GRACE_S = 5.0
 """How long what runs may go on when a service is interrupted."""
-
-EXIT_GRACE_S = 2.0
-"""How long what runs may take to end when the interpreter does, with services that nobody stopped."""
-
-EXIT_KILL_S = 3.0
-"""How long the interpreter's end then waits for what is killed."""
 
 MOST_PRIORITY = 2**31 - 1
 
@@ -177,7 +170,7 @@ class ExecutorService:
         thread = threading.Thread(target=self._run, name="liteflow-service", daemon=True)
         thread.start()
         self._thread = thread
-        _stop_at_exit(self)
+        stop_at_exit(self)
 
     def _open(self) -> None:
         from liteflow.execution.liveness import OwnLock, lock_directory
@@ -735,48 +728,6 @@ class ExecutorService:
             raise ServiceError(f"the service has given up: {loop.broken}") from loop.broken
         if self._thread is None or loop is None or loop.is_stopping:
             raise ServiceError("the service is not running: use it in a with block, or call start()")
-
-
-_started: weakref.WeakSet[ExecutorService] = weakref.WeakSet()
-_exit_pid = os.getpid()
-"""In which process `_stop_all` is registered for certain: children of multiprocessing forget what was."""
-
-
-def _stop_at_exit(service: ExecutorService) -> None:
-    global _exit_pid
-    _started.add(service)
-    if _exit_pid != os.getpid():
-        _exit_pid = os.getpid()
-        atexit.unregister(_stop_all)
-        atexit.register(_stop_all)
-
-
-def _stop_all() -> None:
-    """At the interpreter's end: stop the services of this process that nobody stopped.
-
-    Their threads would just be gone, and their runs look as if the process had been killed: three such ends and the
-    task that ran has failed.
-    """
-    left = [one for one in list(_started) if one._pid == os.getpid() and not one._ended.is_set()]
-    for service in left:
-        service._end_with_interpreter()
-    deadline = time.monotonic() + EXIT_GRACE_S
-    for service in left:
-        if not _has_ended(service, deadline) and service._loop is not None:
-            service._loop.kill()
-    deadline = time.monotonic() + EXIT_KILL_S
-    for service in left:
-        _has_ended(service, deadline)  # and if not: the kernel ends its slots, and its lock
-
-
-def _has_ended(service: ExecutorService, deadline: float) -> bool:
-    try:
-        return service._ended.wait(max(0.0, deadline - time.monotonic()))
-    except KeyboardInterrupt:
-        return False  # who cannot wait need not
-
-
-atexit.register(_stop_all)  # when this is imported: what the host registers later, `service.stop` say, runs before it
 
 
 def _checked_pools(pools: Mapping[str, int]) -> dict[str, int]:
