@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from liteflow.authoring.mapping import Items
 from liteflow.authoring.task import BRANCH, SHORT_CIRCUIT
-from liteflow.errors import LiteflowError, RunConflictError, RunOwnedError
+from liteflow.errors import LiteflowError, RunConflictError, RunOwnedError, StorageError
 from liteflow.execution.active import ActiveRun, Listener
 from liteflow.execution.admission import room_for
 from liteflow.execution.begun import BegunTry
@@ -129,20 +129,32 @@ class Recoverer:
         free = [one for one in wanted if self._is_free(one[1])]
         if not free:
             return [], True
-        taken = []
+        try:
+            with self._database.write(durable=True) as connection:
+                taken, count = self._take_several(connection, free)
+        except StorageError as error:  # none of it is recorded
+            for _, run in free:
+                self._refuse(run, error)
+            return [], True
+        return taken, count == len(free)
+
+    def _take_several(
+        self, connection: Connection, free: Sequence[tuple[PreparedDag, RecordedRun]]
+    ) -> tuple[list[TakenUp], int]:
+        """What it takes of these runs within TAKING_UP_S, and how many of them it tried."""
+        taken: list[TakenUp] = []
         until = time.monotonic() + TAKING_UP_S
-        with self._database.write(durable=True) as connection:
-            for count, (prepared, run) in enumerate(free, start=1):
-                try:
-                    with connection.begin_nested():
-                        if recovery.stands_as(connection, run):
-                            one = self._take(connection, prepared, run, within_limit=True)
-                            taken += [] if one is None else [one]
-                except LiteflowError as error:
-                    self._refuse(run, error)
-                if time.monotonic() >= until:
-                    return taken, count == len(free)
-        return taken, True
+        for count, (prepared, run) in enumerate(free, start=1):
+            try:
+                with connection.begin_nested():
+                    if recovery.stands_as(connection, run):
+                        one = self._take(connection, prepared, run, within_limit=True)
+                        taken += [] if one is None else [one]
+            except LiteflowError as error:
+                self._refuse(run, error)
+            if time.monotonic() >= until:
+                return taken, count
+        return taken, len(free)
 
     def _is_free(self, run: RecordedRun) -> bool:
         """End what is left of the tries of the run's dead owner; whether that is done."""

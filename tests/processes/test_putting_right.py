@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from liteflow import Dag, DagRun, ExecutorService, SkipTask, setup, task, teardown
-from liteflow.errors import NotFoundError, ParamError, RunActiveError, RunConflictError, RunOwnedError
+from liteflow.errors import NotFoundError, ParamError, RunActiveError, RunConflictError, RunOwnedError, StorageError
 from tests.conftest import Script, liteflow, wait_until
 
 
@@ -508,6 +509,30 @@ def test_a_task_waits_for_its_past_while_a_service_may_take_that_up(held: Dag, t
         other.register(held)
         assert handle.wait(30).state == "success"
     assert [run.state for run in held.runs()] == ["success", "success"]
+
+
+def test_a_take_up_that_cannot_be_recorded_is_told_and_tried_again(
+    held: Dag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from liteflow.storage.engine import Database
+
+    write, failures = Database.write, [StorageError("the disk is full", path=held.db_path)]
+
+    @contextmanager
+    def failing_once(self: Database, **more: bool) -> Iterator[Any]:
+        with write(self, **more) as connection:
+            yield connection
+            if failures and more.get("durable"):
+                raise failures.pop()
+
+    (tmp_path / "flag").touch()
+    monkeypatch.setattr("liteflow.execution.recovery.REFUSED_S", 0.1)
+    with ExecutorService(held.db_path, max_workers=1) as service:
+        monkeypatch.setattr(Database, "write", failing_once)
+        service.register(held)
+        wait_until(lambda: held.latest_run().state == "success", "it is taken up")  # type: ignore[union-attr]
+    assert not failures
+    assert "run r of dag held, which nobody drives, is left as it is: the disk is full" in caplog.text
 
 
 def test_a_resume_waits_for_a_take_up_of_which_the_loop_is_about_to_hear(held: Dag, tmp_path: Path) -> None:
