@@ -55,7 +55,7 @@ class RunEvents:
         feed = Feed(self._handle)
         with contextlib.closing(feed):
             while True:
-                events = feed.take() if feed.is_local else await asyncio.to_thread(feed.take)
+                events = feed.take() if feed.is_quick else await asyncio.to_thread(feed.take)
                 for event in events:
                     yield event
                 if feed.is_over:
@@ -82,12 +82,12 @@ class Feed:
         """The states that were told, and of which try."""
         self._places: list[Place] = []
         self._codes = b""
-        self._version: int | None = None
 
     @property
-    def is_local(self) -> bool:
+    def is_quick(self) -> bool:
         """Whether `take` looks at nothing but memory."""
-        return self._handle._run is not None
+        run = self._handle._run
+        return run is not None and not run.over.is_set()
 
     @property
     def _is_up_to_date(self) -> bool:
@@ -118,7 +118,7 @@ class Feed:
         """Wait until there may be something new."""
         if self._is_up_to_date:
             self._wake.wait(timeout)
-        elif not self.is_local:
+        elif self._handle._run is None:
             time.sleep(POLL_S if timeout is None else min(timeout, POLL_S))
 
     async def wait_async(self) -> None:
@@ -126,7 +126,7 @@ class Feed:
         import asyncio
 
         if not self._is_up_to_date:
-            await asyncio.sleep(0 if self.is_local else POLL_S)
+            await asyncio.sleep(POLL_S if self._handle._run is None else 0)
             return
         woken = asyncio.Event()
         self._call = threadsafe(asyncio.get_running_loop(), woken.set)

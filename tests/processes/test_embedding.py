@@ -409,6 +409,31 @@ def test_events_are_told_to_a_coroutine_whichever_process_drives_the_run(db: str
     asyncio.run(main())
 
 
+def test_the_database_is_not_read_in_the_thread_of_the_event_loop(
+    db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from liteflow.execution.events import Feed
+
+    held, threads, look = Held(db, tmp_path), set[int](), Feed._look
+
+    def noted(self: Feed) -> list[RunEvent]:
+        threads.add(threading.get_ident())
+        return look(self)
+
+    async def main() -> None:
+        held.let_go()
+        async with ExecutorService(db, max_workers=1) as service, ExecutorService(db, max_workers=1) as other:
+            handle = await service.asubmit(held.dag, {"name": "r"}, run_id="r")
+            await handle
+            for one in (handle, other.handle("held", "r")):
+                assert [told(event) async for event in one.events()][-1] == "run success"
+
+    monkeypatch.setattr(Feed, "_look", noted)
+    asyncio.run(main())
+    assert threads
+    assert threading.get_ident() not in threads
+
+
 def test_what_goes_wrong_is_raised_where_it_is_awaited(db: str, tmp_path: Path) -> None:
     held = Held(db, tmp_path)
 
