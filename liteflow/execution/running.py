@@ -62,10 +62,13 @@ async def arun_dag(
     """See `Dag.arun`."""
     import asyncio
 
-    check_request(dag, params, run_id, logical_date)
-    service = ExecutorService(
-        dag.db_path, dags=[dag], max_workers=_slots_for(dag, max_workers, executor), executor=executor, recover=False
-    )
+    # All that takes longer for a larger dag is done in threads.
+    def make() -> ExecutorService:
+        check_request(dag, params, run_id, logical_date)
+        slots = _slots_for(dag, max_workers, executor)
+        return ExecutorService(dag.db_path, dags=[dag], max_workers=slots, executor=executor, recover=False)
+
+    service = await asyncio.to_thread(make)
 
     def begin() -> RunHandle:
         service.start()

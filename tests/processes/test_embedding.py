@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -409,7 +410,7 @@ def test_events_are_told_to_a_coroutine_whichever_process_drives_the_run(db: str
     asyncio.run(main())
 
 
-def test_the_database_is_not_read_in_the_thread_of_the_event_loop(
+def test_what_takes_its_time_is_not_done_in_the_thread_of_the_event_loop(
     db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from liteflow.execution.events import Feed
@@ -428,8 +429,16 @@ def test_the_database_is_not_read_in_the_thread_of_the_event_loop(
             for one in (handle, other.handle("held", "r")):
                 assert [told(event) async for event in one.events()][-1] == "run success"
 
+    prepare = ExecutorService._prepare
+
+    def preparing(self: ExecutorService, *args: Any, **more: Any) -> object:
+        threads.add(threading.get_ident())
+        return prepare(self, *args, **more)
+
     monkeypatch.setattr(Feed, "_look", noted)
     asyncio.run(main())
+    monkeypatch.setattr(ExecutorService, "_prepare", preparing)
+    asyncio.run(held.dag.arun({"name": "s"}))
     assert threads
     assert threading.get_ident() not in threads
 
