@@ -20,7 +20,7 @@ from tests.crash.invariants import check_invariants
 PROGRAM = FLOWS / "three.py"
 
 EVERY = rounds(16, 1)
-PARTS = rounds(4, 12)
+PARTS = rounds(2, 12)
 
 
 def run(nursery: Nursery, directory: Path, mark: str, run_id: str, signal_at: int = 0) -> int | None:

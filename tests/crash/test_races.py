@@ -32,7 +32,7 @@ PROGRAM = FLOWS / "three.py"
 CALLS = rounds(1, 100)
 """At how many of the calls that change a file the first is stopped, evenly spread: inside of transactions, mostly."""
 
-LOCKS = range(2, 14) if is_full() else range(3, 11, 2)
+LOCKS = range(2, 14) if is_full() else range(3, 11, 4)
 """Before which of its requests for the write lock the first is stopped: outside of transactions."""
 
 LOOKS = 10

@@ -444,7 +444,7 @@ def test_children_that_are_forked_beside_a_busy_service_can_open_databases(host:
         ends = []
         with ExecutorService("g.db", max_workers=1) as service:
             handle = service.submit(busy)
-            while len(ends) < 120:
+            while len(ends) < 60:
                 if handle.over():
                     handle = service.submit(busy)
                 pid = os.fork()

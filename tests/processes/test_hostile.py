@@ -162,7 +162,7 @@ def test_a_flood_that_a_task_leaves_behind_does_not_hold_up_others(db: str) -> N
 
 def test_a_thread_that_floods_does_not_keep_a_run_from_ending(db: str) -> None:
     with Dag("thread", db_path=db) as dag:
-        leave_flooding_thread() >> [one() for _ in range(40)]
+        leave_flooding_thread() >> [one() for _ in range(12)]
     assert dag.run(progress=False, max_workers=1).state == "success"
 
 
