@@ -406,6 +406,18 @@ def test_2000_tasks_are_usable(tab: Tab, tmp_path: Path, shots: Path, capsys: py
     names_nothing_else(tab, path)
 
 
+def test_a_graph_whose_tree_is_deeper_than_the_stack_is_untangled_all_the_same(tab: Tab, tmp_path: Path) -> None:
+    """Two layers in a zigzag: every tree over them is one long way."""
+    tasks = [TaskFacts(f"above_{nth:04}", [], "all_success") for nth in range(1000)]
+    tasks += [
+        TaskFacts(f"below_{nth:04}", [f"above_{nth:04}", f"above_{(nth + 1) % 1000:04}"], "all_success")
+        for nth in range(999)
+    ]
+    recorded(tmp_path, tasks, PLAIN)
+    drawn(tab, page_of(tmp_path))
+    assert tab.run("document.getElementById('graph-note').hidden")
+
+
 def test_10000_mapped_instances_are_one_node(tab: Tab, tmp_path: Path, shots: Path) -> None:
     tasks = [
         TaskFacts("names", [], "all_success"),

@@ -549,13 +549,24 @@
     /* global dagre */
     // Around a box it leaves half of both distances: room for its padding inside, and for its name outside.
     const gaps = nodes.some((node) => !node.width) ? { nodesep: 26, edgesep: 34, ranksep: 60 } : { nodesep: 16, edgesep: 10, ranksep: 54 };
-    const graph = new dagre.graphlib.Graph({ compound: true });
-    graph.setGraph({ rankdir: direction === "TD" ? "TB" : "LR", ranker, ...gaps });
-    graph.setDefaultEdgeLabel(() => ({}));
-    nodes.forEach((node) => graph.setNode(node.id, { width: node.width || 10, height: node.height || 10 }));
-    nodes.forEach((node) => node.parent && graph.setParent(node.id, node.parent));
-    edges.forEach(({ from, to }) => graph.setEdge(from, to));
-    dagre.layout(graph, { disableOptimalOrderHeuristic: quick });
+    const laid = (how) => {
+      const graph = new dagre.graphlib.Graph({ compound: true });
+      graph.setGraph({ rankdir: direction === "TD" ? "TB" : "LR", ranker: how, ...gaps });
+      graph.setDefaultEdgeLabel(() => ({}));
+      nodes.forEach((node) => graph.setNode(node.id, { width: node.width || 10, height: node.height || 10 }));
+      nodes.forEach((node) => node.parent && graph.setParent(node.id, node.parent));
+      edges.forEach(({ from, to }) => graph.setEdge(from, to));
+      dagre.layout(graph, { disableOptimalOrderHeuristic: quick });
+      return graph;
+    };
+    let graph;
+    try {
+      graph = laid(ranker);
+    } catch (error) {
+      // Its better rankers walk trees as deep as the graph has nodes: more than the stack holds where code is not compiled yet.
+      if (!(error instanceof RangeError)) throw error;
+      graph = laid("longest-path");
+    }
     const places = {};
     nodes.forEach((node) => {
       const { x, y } = graph.node(node.id);
