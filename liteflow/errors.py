@@ -78,6 +78,12 @@ class DagFileError(LiteflowError):
     """A file with dags cannot be loaded, or does not hold the dag that was asked for."""
 
 
+class AirflowNameError(DagFileError, ImportError):
+    """A dag file imports something of Airflow's that liteflow has not. Facts: `name`, with its module."""
+
+    name: str
+
+
 class MetadataOnlyError(LiteflowError):
     """A `Dag` from `Dag.load()` was asked to do what only the code that defines it can."""
 

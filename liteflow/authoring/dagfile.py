@@ -11,6 +11,7 @@ is what `run()` and its like call first.
 from __future__ import annotations
 
 import importlib
+import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
@@ -24,11 +25,16 @@ from typing import Any
 from liteflow.authoring.places import caller
 from liteflow.errors import DagFileError, MissingMainGuard
 
+AIRFLOW_COMPAT = "LITEFLOW_AIRFLOW_COMPAT"
+"""The variable that chooses, where Airflow is installed, whose modules a dag file gets."""
+
 _PREFIX = "liteflow_dagfile_"
 _loading = threading.local()
 _digests: dict[str, str] = {}
 _importable: dict[tuple[str, str], bool] = {}
 _load_lock = threading.RLock()
+_stretches: list[None] = []
+"""One for each stretch of any thread in which Airflow's modules may be found."""
 _imported: dict[str, str] = {}
 """By path: the name under which this process has a file that others can only load by its path."""
 
@@ -64,6 +70,11 @@ def module_name_of(path: str) -> str:
 
     stem = "".join(c if c.isalnum() else "_" for c in os.path.splitext(os.path.basename(path))[0])
     return f"{_PREFIX}{stem}_{sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def is_dag_file(module: str) -> bool:
+    """Whether a module of that name was loaded as a dag file, or is the script itself."""
+    return module in ("__main__", "__mp_main__") or module.startswith(_PREFIX)
 
 
 def be_main_of_first_file() -> None:
@@ -104,7 +115,7 @@ def _read_digest(path: str) -> str:
 
 def remember_file(module: str) -> None:
     """Take the digest of a script or dag file now, while it is being loaded: it may change before it is first sent."""
-    if module in ("__main__", "__mp_main__") or module.startswith(_PREFIX):
+    if is_dag_file(module):
         try:
             file = file_of_module(module)
         except LookupError:  # a prompt, a notebook: there is no file
@@ -233,9 +244,57 @@ def loading() -> Iterator[None]:
     """A stretch in which dag files are only being imported, in this thread."""
     _loading.depth = getattr(_loading, "depth", 0) + 1
     try:
-        yield
+        with airflow_names():
+            yield
     finally:
         _loading.depth -= 1
+
+
+class _AirflowNames(importlib.abc.MetaPathFinder):
+    """Finds Airflow's modules among liteflow's own, for the threads that are in `airflow_names()`."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if fullname.partition(".")[0] != "airflow" or not (_in_worker or getattr(_loading, "airflow", 0) > 0):
+            return None
+        if not has_airflow_compat():
+            return None
+        from liteflow.airflow.hook import spec_of
+
+        return spec_of(fullname)
+
+
+_airflow_finder = _AirflowNames()
+
+
+def has_airflow_compat() -> bool:
+    """Whether `import airflow` in a dag file means liteflow's own modules.
+
+    `$LITEFLOW_AIRFLOW_COMPAT` (1 or 0) says it; without it they are where no Airflow is installed.
+    """
+    wanted = os.environ.get(AIRFLOW_COMPAT, "")
+    if wanted in ("0", "1"):
+        return wanted == "1"
+    if wanted:
+        raise DagFileError(f"${AIRFLOW_COMPAT}={wanted} must be 1 or 0, or not be set")
+    return importlib.machinery.PathFinder.find_spec("airflow") is None
+
+
+@contextmanager
+def airflow_names() -> Iterator[None]:
+    """A stretch in which this thread's `import airflow` finds liteflow's own modules; in a worker it never ends."""
+    if _airflow_finder not in sys.meta_path:
+        sys.meta_path.insert(0, _airflow_finder)
+    before = getattr(_loading, "airflow", 0)
+    _loading.airflow = before + 1
+    _stretches.append(None)
+    try:
+        yield
+    finally:
+        _loading.airflow = before
+        _stretches.pop()
+        hook = sys.modules.get("liteflow.airflow.hook")
+        if hook is not None and not _stretches and not _in_worker:
+            hook.forget()
 
 
 def refuse_while_loading(what: str) -> None:

@@ -6,15 +6,13 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from liteflow.authoring.dag import Dag
 
 
@@ -36,20 +34,27 @@ def load_dag(identifier: str) -> Dag:
 
     What the file prints goes to stderr. Raises DagFileError, with the place in the file.
     """
-    from liteflow.authoring.dag import collect_dags
-    from liteflow.authoring.dagfile import load_file
-    from liteflow.errors import DagFileError, LiteflowError
+    from liteflow.authoring.filedags import chosen
 
     path, dag_id = identifier, None
     if not os.path.exists(path) and ":" in identifier:
         path, _, dag_id = identifier.rpartition(":")
     path = os.path.abspath(path)
+    return chosen(load_dags(path), dag_id, path)
+
+
+def load_dags(path: str) -> dict[str, Dag]:
+    """All dags of a file, by id. As `load_dag`."""
+    from liteflow.authoring.filedags import dags_of_file
+    from liteflow.errors import DagFileError, LiteflowError
+
+    path = os.path.abspath(path)
     # As `python FILE` does it: what lies beside the file can be imported, by the workers too.
     sys.path.insert(0, os.path.dirname(path))
     # What the file prints is not what the command prints.
-    with collect_dags() as dags, contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr):
         try:
-            module = load_file(path)
+            return dags_of_file(path)
         except LiteflowError:
             raise
         except SyntaxError as error:
@@ -62,35 +67,14 @@ def load_dag(identifier: str) -> Dag:
         except Exception as error:
             place = _place(error, path)
             text = str(error).removeprefix(f"{place}: ")
-            raise DagFileError(f"{place}: {type(error).__name__}: {text}") from error
-    return _chosen(dags, dag_id, path, module)
+            raise DagFileError(f"{place}: {type(error).__name__}: {text}{_cure(error)}") from error
 
 
-def _chosen(dags: Sequence[Dag], dag_id: str | None, path: str, module: ModuleType) -> Dag:
-    """Of the dags that a file made the one of that id, or the only one."""
-    from liteflow.authoring.dag import DagFactory
-    from liteflow.authoring.ids import did_you_mean
-    from liteflow.errors import DagFileError
-
-    by_id: dict[str, Dag] = {}
-    for dag in dags:
-        if dag.dag_id in by_id:
-            raise DagFileError(
-                f"{dag.place}: dag id {dag.dag_id!r} is taken by the dag made at {by_id[dag.dag_id].place}"
-            )
-        by_id[dag.dag_id] = dag
-    if dag_id is not None:
-        if dag_id not in by_id:
-            there = f"; it has {', '.join(by_id) or 'none'}"
-            raise DagFileError(f"{path}: no dag {dag_id!r}{did_you_mean(dag_id, by_id) or there}")
-        return by_id[dag_id]
-    if len(by_id) == 1:
-        return next(iter(by_id.values()))
-    if by_id:
-        raise DagFileError(f"{path}: has several dags; name one: {', '.join(f'{path}:{name}' for name in by_id)}")
-    uncalled = [name for name, value in vars(module).items() if isinstance(value, DagFactory)]
-    hint = f"; call the @dag function at the end of the file: {uncalled[0]}()" if uncalled else ""
-    raise DagFileError(f"{path}: makes no dag when it is imported{hint}")
+def _cure(error: BaseException) -> str:
+    """What to install for a module that Airflow brings and liteflow does not."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ("pendulum", "jinja2"):
+        return "; pip install 'liteflow[airflow]'"
+    return ""
 
 
 def _exit_text(error: SystemExit) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any
 
-from liteflow.authoring.dagfile import loading
+from liteflow.authoring.dagfile import airflow_names, loading
 from liteflow.errors import MissingMainGuard
 from liteflow.execution.calling import Payload, Recipe, Result, call, describe_error, trace_of
 from liteflow.execution.clock import clock_us
@@ -52,7 +52,8 @@ def run_there(code: Code, recipe: Recipe, payload: Payload, host_pid: int) -> Re
             where = code.file or code.module or "its function"
             result = Result("failed", "error", f"cannot load {where}: {describe_error(error)}", True, ())
         else:
-            result = call(function, recipe, payload, report)
+            with airflow_names():
+                result = call(function, recipe, payload, report)
     return result, lines, started_us, clock_us(), trace, guard
 
 

@@ -18,6 +18,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from liteflow.authoring.context import get_current_context
+from liteflow.authoring.dagfile import airflow_names
 from liteflow.authoring.options import SensorOptions
 from liteflow.authoring.task import BASH, PYTHON, SENSOR
 from liteflow.execution.calling import Payload, Recipe, call
@@ -184,7 +185,7 @@ class InlineEngine:
         pokes = recipe.kind == SENSOR and recipe.sensor is not None and SensorOptions(*recipe.sensor).mode == "poke"
         if pokes:
             recipe, payload = self._one_look(recipe, payload, job, looks)
-        with listening(hear):
+        with listening(hear), airflow_names():
             result = call(function, recipe, payload, report, ask, clock=self._clock, let_out=LET_OUT)
         if pokes and result.state == TaskInstanceState.UP_FOR_RESCHEDULE:
             self._looks[job] = looks + 1

@@ -105,6 +105,15 @@ def test_a_text_param_stays_text_and_others_are_json(project: Path) -> None:
     assert json.loads(value) == {"code": "007", "n": 7, "any": [1]}
 
 
+def test_a_dag_function_that_the_file_does_not_call_is_called(project: Path) -> None:
+    (project / "f.py").write_text(
+        "from liteflow import dag, task\n@dag\ndef flow(n=1):\n    @task\n    def see(n):\n        return n\n    see(n)\n"
+    )
+    done = liteflow("run", "f.py", "-q", "--run-id", "r", "--param", "n=7", cwd=project)
+    assert (done.returncode, done.stdout) == (0, "flow/r success\n")
+    assert command("xcom", "flow", "see", "return_value", cwd=project).stdout == "7\n"
+
+
 def test_logical_date(project: Path) -> None:
     done = liteflow("run", "etl.py", "--json", "-q", "--logical-date", "2026-01-31T06:00+01:00", cwd=project)
     assert json.loads(done.stdout)["logical_date"] == "2026-01-31T05:00:00+00:00"
@@ -120,7 +129,7 @@ def test_logical_date(project: Path) -> None:
         (["etl.py", "--param", "dya=1"], "no param 'dya' (did you mean 'day'?)"),
         (["etl.py", "--param", "day"], "is not of the form K=V"),
         (["etl.py", "--run-id", "a b"], "'a b' is no run id"),
-        (["none.py"], "makes no dag when it is imported; call the @dag function at the end of the file: flow()"),
+        (["none.py"], "makes no dag when it is imported"),
         (["two.py"], "has several dags; name one:"),
         (["same.py"], "dag id 'a' is taken by the dag made at"),
         (["syntax.py"], "syntax.py:2: "),
@@ -132,7 +141,7 @@ def test_logical_date(project: Path) -> None:
 )
 def test_bad_input_is_one_line_and_exit_2(project: Path, args: list[str], message: str) -> None:
     files = {
-        "none.py": "from liteflow import dag\n@dag\ndef flow():\n    pass\n",
+        "none.py": "from liteflow import dag\n",
         "two.py": "from liteflow import Dag\nDag('a')\nDag('b')\n",
         "same.py": "from liteflow import Dag\nDag('a')\nDag('a')\n",
         "syntax.py": "x = 1\nx = = 2\n",

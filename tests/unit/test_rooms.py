@@ -15,7 +15,7 @@ import liteflow
 
 PACKAGE = Path(liteflow.__file__).parent
 
-ROOMS = ["words", "authoring", "operators", "scheduling", "storage", "execution", "visualize", "cli", "face"]
+ROOMS = ["words", "authoring", "operators", "scheduling", "storage", "execution", "visualize", "airflow", "cli", "face"]
 """From the top, which knows nothing, down to the face, which knows all."""
 
 WORDS = {"errors", "states"}
@@ -26,6 +26,10 @@ DOORS = {
     "authoring/dag.py": (
         {"storage", "execution", "visualize"},
         "Dag.run() and the history of a dag open the rooms below, and a notebook shows a dag drawn",
+    ),
+    "authoring/dagfile.py": (
+        {"airflow"},
+        "a dag file that imports airflow gets liteflow's own modules under its names",
     ),
     "storage/history.py": (
         {"execution", "visualize"},
@@ -49,6 +53,7 @@ FOREIGN = {
     "storage": {"click", "rich", "cloudpickle", "subprocess", "multiprocessing", "signal"},
     "execution": {"click", "alembic"},
     "visualize": {"sqlalchemy", "alembic", "click", "sqlite3"},
+    "airflow": {"sqlalchemy", "alembic", "click", "rich", "cloudpickle", "sqlite3", "subprocess", "multiprocessing"},
     "cli": set(),
     "face": {"sqlalchemy", "alembic", "click", "rich"},
 }
