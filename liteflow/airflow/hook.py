@@ -1,7 +1,8 @@
 """What `import airflow...` finds while liteflow loads a dag file: modules made from the tables in `names.py`.
 
 They stand in `sys.modules` only while a file is loaded (in a worker for good, since tasks import too), and only code
-of users finds them: an installed package that looks whether Airflow is there does not.
+of users makes them: an installed package that looks whether Airflow is there, before the dag file has imported
+anything of it, does not find them.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def _no_module(module: str, place: Place) -> AirflowNameError:
         provider = module.split(".")[2]
         what = f"of Airflow's providers liteflow has the standard one, not {provider!r}"
     else:
-        what = f"liteflow has no {module!r}{did_you_mean(module, names.MODULES)}"
+        what = f"liteflow has no {module!r}{'' if instead else did_you_mean(module, names.MODULES)}"
     return AirflowNameError(f"{place}: {what}{'; ' if instead else ''}{instead}", name=module)
 
 

@@ -26,7 +26,7 @@ def check_run_id(value: object) -> str:
 
 def _check(kind: str, value: object, pattern: re.Pattern[str], allowed: str, where: str) -> str:
     if isinstance(value, str) and pattern.fullmatch(value):
-        return value
+        return str.__str__(value)  # a trigger rule is text too, and an id is nothing but text
     raise InvalidIdError(f"{where}{shown(value)} is no {kind}: use 1 to {MAX_LENGTH} {allowed}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -55,6 +56,12 @@ ACTIVE_POLL_S = 0.2
     show_default=True,
     help="While another run of the dag goes on: exit with 2, with 0, or wait until it is over.",
 )
+@click.option(
+    "--airflow-compat/--no-airflow-compat",
+    "airflow_compat",
+    default=None,
+    help="Whether `import airflow` in FILE means liteflow's own modules; default: where Airflow is not installed.",
+)
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Tasks at a time; default the usable CPUs.")
 @click.option("--quiet", "-q", is_flag=True, help="Show nothing on stderr while it runs.")
 @db_option
@@ -68,6 +75,7 @@ def run_command(
     accept_changes: bool,
     force: bool,
     if_active: str,
+    airflow_compat: bool | None,
     workers: int | None,
     quiet: bool,
     db_path: str | None,
@@ -85,6 +93,10 @@ def run_command(
         raise click.UsageError(
             "a run goes on with its own id, params and date: leave out --run-id, --param, --logical-date"
         )
+    if airflow_compat is not None:
+        from liteflow.authoring.dagfile import AIRFLOW_COMPAT
+
+        os.environ[AIRFLOW_COMPAT] = str(int(airflow_compat))  # for the workers too
     dag = load_dag(file)
     if db_path is not None:
         dag.db_path = db_path

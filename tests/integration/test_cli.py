@@ -107,7 +107,8 @@ def test_a_text_param_stays_text_and_others_are_json(project: Path) -> None:
 
 def test_a_dag_function_that_the_file_does_not_call_is_called(project: Path) -> None:
     (project / "f.py").write_text(
-        "from liteflow import dag, task\n@dag\ndef flow(n=1):\n    @task\n    def see(n):\n        return n\n    see(n)\n"
+        "from liteflow import dag, task\n@dag\ndef flow(n=1):\n"
+        "    @task\n    def see(n):\n        return n\n    see(n)\n"
     )
     done = liteflow("run", "f.py", "-q", "--run-id", "r", "--param", "n=7", cwd=project)
     assert (done.returncode, done.stdout) == (0, "flow/r success\n")
