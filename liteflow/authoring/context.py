@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 from liteflow.authoring.xcomarg import RETURN_VALUE
@@ -167,6 +167,8 @@ class Context(dict[str, Any]):
 
     macros_of: Callable[[], Any] | None = None
     """Makes the value of `macros`, which few tasks want and which costs imports."""
+    now: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
+    """The time by the clock of the run, in UTC: in `Dag.test()` it leaps."""
 
     def __contains__(self, key: object) -> bool:
         return super().__contains__(key) or (key == "macros" and self.macros_of is not None)

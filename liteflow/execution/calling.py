@@ -206,7 +206,7 @@ class Try:
                 payload.map_index,
                 payload.try_number,
                 recipe.max_tries + payload.uncounted_tries,
-                start_date=_moment(self.clock.now_us()),
+                start_date=_moment(payload.first_look_us or self.clock.now_us()),
                 xcoms=self.xcoms,
             ),
             dag=DagView(*recipe.dag_view),
@@ -217,6 +217,7 @@ class Try:
             templates_dict=None,
         )
         context.macros_of = macros
+        context.now = lambda: _moment(self.clock.now_us())
         if payload.more_context:
             from liteflow.execution.callbacks import put_end
 

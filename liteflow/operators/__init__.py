@@ -1,15 +1,55 @@
-"""Classic operators: the same nodes as decorated tasks, written as classes."""
+"""Classic operators and sensors: the same nodes as decorated tasks, written as classes."""
 
 from liteflow.operators.base import BaseOperator
 from liteflow.operators.bash import BashOperator
+from liteflow.operators.branch import (
+    BaseBranchOperator,
+    BranchDateTimeOperator,
+    BranchDayOfWeekOperator,
+    LatestOnlyOperator,
+    WeekDay,
+)
 from liteflow.operators.empty import EmptyOperator
 from liteflow.operators.python import BranchPythonOperator, PythonOperator, ShortCircuitOperator
+from liteflow.operators.sensors import (
+    BaseSensorOperator,
+    BashSensor,
+    DateTimeSensor,
+    DateTimeSensorAsync,
+    DayOfWeekSensor,
+    FileSensor,
+    FSHook,
+    PythonSensor,
+    TimeDeltaSensor,
+    TimeDeltaSensorAsync,
+    TimeSensor,
+    TimeSensorAsync,
+    WaitSensor,
+)
 
 __all__ = [
+    "BaseBranchOperator",
     "BaseOperator",
+    "BaseSensorOperator",
     "BashOperator",
+    "BashSensor",
+    "BranchDateTimeOperator",
+    "BranchDayOfWeekOperator",
     "BranchPythonOperator",
+    "DateTimeSensor",
+    "DateTimeSensorAsync",
+    "DayOfWeekSensor",
     "EmptyOperator",
+    "FSHook",
+    "FileSensor",
+    "LatestOnlyOperator",
     "PythonOperator",
+    "PythonSensor",
     "ShortCircuitOperator",
+    "TimeDeltaSensor",
+    "TimeDeltaSensorAsync",
+    "TimeSensor",
+    "TimeSensorAsync",
+    "WaitSensor",
+    "WeekDay",
 ]

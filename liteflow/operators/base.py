@@ -7,6 +7,7 @@ other tasks go; there it is made again without its dag, its templated fields are
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +24,7 @@ from liteflow.errors import DagError
 if TYPE_CHECKING:
     from liteflow.authoring.context import Context
     from liteflow.authoring.groups import TaskGroup
+    from liteflow.authoring.options import SensorOptions
 
 
 class OperatorMeta(type):
@@ -176,6 +178,16 @@ class BaseOperator(Task, metaclass=OperatorMeta):
         return PartialOperator(cls, kwargs, caller())
 
     @property
+    def log(self) -> logging.Logger:
+        """Where `execute` logs to: the log of its try."""
+        return logging.getLogger(f"liteflow.task.{type(self).__name__}")
+
+    @classmethod
+    def sensor_options_of(cls, given: Mapping[str, Any], place: Place) -> SensorOptions | None:
+        """How a sensor waits, by its arguments; None for what is no sensor."""
+        return None
+
+    @property
     def operator_class(self) -> type:
         """Its class, under Airflow's name for it."""
         return type(self)
@@ -188,6 +200,8 @@ class OperatorState:
         self.cls = cls
         self.task_id = task_id
         self.attributes = attributes
+        self.made: BaseOperator | None = None
+        """In a worker, once it is made: a sensor that looks again is the same object."""
 
     def make(self, fields: dict[str, Any]) -> BaseOperator:
         """The operator again, its templated fields filled in."""
@@ -200,7 +214,9 @@ class OperatorState:
 
 def run_operator(state: OperatorState, fields: dict[str, Any]) -> Any:
     """In the worker: make the operator again and execute it."""
-    return _execute(state.make(fields))
+    if state.made is None:
+        state.made = state.make(fields)
+    return _execute(state.made)
 
 
 def run_mapped_operator(cls: type[BaseOperator], task_id: str, /, **kwargs: Any) -> Any:
@@ -278,6 +294,7 @@ class PartialOperator:
             traits=self._cls.operator_traits,
             group=group,
             expansion=expansion,
+            sensor=self._cls.sensor_options_of(given, place),
             ignores_rules=bool(given.get("ignore_downstream_trigger_rules", True)),
             templated=needs_rendering(place, options, (kwargs, expansion.input.literals, options.templates_dict)),
         )

@@ -84,7 +84,7 @@ def run_command(command: Any, options: BashOptions) -> Any:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=options.cwd,
-        env=_environment(options),
+        env=environment_for(options.env, append=options.append_env),
     )
     try:
         last = _pass_on(process)
@@ -108,12 +108,13 @@ def _name_of_signal(number: int) -> str:
         return str(number)
 
 
-def _environment(options: BashOptions) -> dict[str, str]:
+def environment_for(env: dict[str, Any] | None, *, append: bool = False) -> dict[str, str]:
+    """The environment of a command: `env`, or the task's; with `append` the one laid over the other."""
     from liteflow.authoring.context import get_current_context
 
     context = get_current_context()
-    around = dict(os.environ) if options.env is None or options.append_env else {}
-    own = {name: str(value) for name, value in (options.env or {}).items()}
+    around = dict(os.environ) if env is None or append else {}
+    own = {name: str(value) for name, value in (env or {}).items()}
     # Airflow's names, so that a script that reads them works here too.
     facts = {
         "AIRFLOW_CTX_DAG_ID": context["dag_run"].dag_id,

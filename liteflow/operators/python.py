@@ -42,19 +42,23 @@ class PythonOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         if self.templates_dict is not None:
             context["templates_dict"] = self.templates_dict
-        return self.python_callable(*self.op_args, **self._keywords(context))
+        keywords = keywords_for(self.python_callable, self.op_args, self.op_kwargs, context)
+        return self.python_callable(*self.op_args, **keywords)
 
-    def _keywords(self, context: Context) -> dict[str, Any]:
-        """What the function is given by name: `op_kwargs`, and of the context what it has a parameter for."""
-        given = dict(self.op_kwargs)
-        try:
-            parameters = inspect.signature(self.python_callable).parameters
-        except (TypeError, ValueError):  # some built-in functions have none
-            return given
-        taken = {*given, *list(parameters)[: len(self.op_args)]}
-        if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-            return {**{name: value for name, value in context.items() if name not in taken}, **given}
-        return {**{name: context[name] for name in parameters if name in context and name not in taken}, **given}
+
+def keywords_for(
+    function: Callable[..., Any], op_args: Collection[Any], op_kwargs: Mapping[str, Any], context: Context
+) -> dict[str, Any]:
+    """What the function is given by name: `op_kwargs`, and of the context what it has a parameter for."""
+    given = dict(op_kwargs)
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some built-in functions have none
+        return given
+    taken = {*given, *list(parameters)[: len(op_args)]}
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return {**{name: value for name, value in context.items() if name not in taken}, **given}
+    return {**{name: context[name] for name in parameters if name in context and name not in taken}, **given}
 
 
 class BranchPythonOperator(PythonOperator):
