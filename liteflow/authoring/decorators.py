@@ -74,6 +74,32 @@ class TaskDecorator(KindDecorator):
         "beside those of @task: env, append_env, cwd, skip_on_exit_code (99), output_processor.",
     )
 
+    def virtualenv(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """A task that runs in a virtual environment made for it: `liteflow.operators.PythonVirtualenvOperator`."""
+        return self._elsewhere(function, options, PYTHON, makes_environment=True)
+
+    def external_python(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """A task that runs with another interpreter: see `liteflow.operators.ExternalPythonOperator`."""
+        return self._elsewhere(function, options, PYTHON, makes_environment=False)
+
+    def branch_virtualenv(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """`@task.branch` in a virtual environment made for it."""
+        return self._elsewhere(function, options, BRANCH, makes_environment=True)
+
+    def branch_external_python(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """`@task.branch` with another interpreter."""
+        return self._elsewhere(function, options, BRANCH, makes_environment=False)
+
+    def _elsewhere(
+        self, function: Callable[..., Any] | None, options: dict[str, Any], kind: str, *, makes_environment: bool
+    ) -> Any:
+        from liteflow.operators.elsewhere import decorated  # few tasks are such
+
+        def make(function: Callable[..., Any]) -> TaskFactory:
+            return decorated(function, options, makes_environment=makes_environment, traits=Traits(kind))
+
+        return make if function is None else make(function)
+
     @property
     def python(self) -> TaskDecorator:
         """`@task.python` is `@task`."""

@@ -9,6 +9,12 @@ from liteflow.operators.branch import (
     LatestOnlyOperator,
     WeekDay,
 )
+from liteflow.operators.elsewhere import (
+    BranchExternalPythonOperator,
+    BranchPythonVirtualenvOperator,
+    ExternalPythonOperator,
+    PythonVirtualenvOperator,
+)
 from liteflow.operators.empty import EmptyOperator
 from liteflow.operators.python import BranchPythonOperator, PythonOperator, ShortCircuitOperator
 from liteflow.operators.sensors import (
@@ -35,16 +41,20 @@ __all__ = [
     "BashSensor",
     "BranchDateTimeOperator",
     "BranchDayOfWeekOperator",
+    "BranchExternalPythonOperator",
     "BranchPythonOperator",
+    "BranchPythonVirtualenvOperator",
     "DateTimeSensor",
     "DateTimeSensorAsync",
     "DayOfWeekSensor",
     "EmptyOperator",
+    "ExternalPythonOperator",
     "FSHook",
     "FileSensor",
     "LatestOnlyOperator",
     "PythonOperator",
     "PythonSensor",
+    "PythonVirtualenvOperator",
     "ShortCircuitOperator",
     "TimeDeltaSensor",
     "TimeDeltaSensorAsync",

@@ -27,6 +27,7 @@ DOORS = {
         {"storage", "execution", "visualize"},
         "Dag.run() and the history of a dag open the rooms below, and a notebook shows a dag drawn",
     ),
+    "authoring/decorators.py": ({"operators"}, "@task.virtualenv and its like are made of the operators of that name"),
     "authoring/dagfile.py": (
         {"airflow"},
         "a dag file that imports airflow gets liteflow's own modules under its names",
