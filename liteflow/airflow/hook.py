@@ -23,8 +23,8 @@ from liteflow.authoring.places import Place
 from liteflow.errors import AirflowNameError, DagWarning
 
 _INSTALLED = ("site-packages", "dist-packages")
-_met: dict[str, set[str]] = {}
-"""By file: which inert names it has imported since it was last said."""
+_met: dict[str, dict[str, int]] = {}
+"""By file: which inert names it has imported since it was last said, and in which line."""
 
 
 def spec_of(module: str) -> ModuleSpec | None:
@@ -43,12 +43,13 @@ def forget() -> None:
         if isinstance(module, AirflowModule):
             del sys.modules[name]
     for file, found in _met.items():
+        line = min(found.values())
         warnings.warn_explicit(
-            f"{file}: loads, and means nothing here: {', '.join(sorted(found))}. Runs are started by cron or by "
-            "`liteflow run`, and nothing else follows from these",
+            f"{file}:{line}: loads, and means nothing here: {', '.join(sorted(found))}. Runs are started by "
+            "`liteflow run`, cron or a program, and nothing else follows from these",
             DagWarning,
             file,
-            1,
+            line,
         )
     _met.clear()
 
@@ -82,7 +83,7 @@ class AirflowModule(ModuleType):
             value = inert_class(name)
             place = _importer()
             if place is not None:
-                _met.setdefault(place.file, set()).add(f"{name} ({entry.sort})")
+                _met.setdefault(place.file, {})[f"{name} ({entry.sort})"] = place.line
         elif names.is_module(f"{self.__name__}.{name}"):
             raise AttributeError(name)  # the import of the module follows
         else:

@@ -147,6 +147,10 @@ class Task(DependencyMixin):
         """When it may go, by the states of its direct upstream."""
         return self.options.trigger_rule
 
+    @trigger_rule.setter
+    def trigger_rule(self, rule: TriggerRule | str) -> None:
+        self.options = task_options({"trigger_rule": rule}, caller(), self.options)
+
     @property
     def mapped_group(self) -> TaskGroup | None:
         """The mapped group in which it is."""

@@ -17,10 +17,12 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime
 from functools import update_wrapper
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from liteflow.authoring.context import CONTEXT_KEYS
 from liteflow.authoring.places import caller
 from liteflow.authoring.task import BRANCH, TaskFactory, Traits
 from liteflow.errors import DagError, LiteflowError, SkipTask
@@ -142,7 +144,7 @@ def run_elsewhere(
         if shutil.which(python) is None:
             raise FileNotFoundError(f"the interpreter {python!r} is not there")
         (room / "script.py").write_text(_SCRIPT.format(source=source, name=name, protocol=_PICKLE_PROTOCOL), "utf-8")
-        (room / "in").write_bytes(pickle.dumps((tuple(args), dict(kwargs)), _PICKLE_PROTOCOL))
+        (room / "in").write_bytes(pickle.dumps((tuple(args), _sendable(kwargs)), _PICKLE_PROTOCOL))
         sys.stdout.flush()
         around = dict(os.environ) if interpreter.inherit_env else {}
         command = [python, str(room / "script.py"), str(room / "in"), str(room / "out")]
@@ -153,6 +155,21 @@ def run_elsewhere(
         if code:
             raise PythonFailed(f"{name}() failed in {python} (exit code {code})", exit_code_of_python=code)
         return pickle.loads((room / "out").read_bytes())
+
+
+def _sendable(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords without what of the context only this interpreter knows: `ti`, `dag_run`, `macros` and the like."""
+    ours = {
+        name
+        for name, value in kwargs.items()
+        if name in CONTEXT_KEYS and type(value).__module__.startswith("liteflow.")
+    }
+    return {name: _plain(value) for name, value in kwargs.items() if name not in ours}
+
+
+def _plain(value: Any) -> Any:
+    """A date as one of the standard library's: the other interpreter may have no other."""
+    return datetime.fromisoformat(value.isoformat()) if isinstance(value, datetime) else value
 
 
 def _environment_for(interpreter: Interpreter, room: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from liteflow import Context, Dag, Task, TaskGroup, XComArg, task, task_group
+from liteflow import Context, Dag, Task, TaskGroup, TriggerRule, XComArg, task, task_group
 from liteflow.authoring.context import CurrentContext, DagRunFacts, TaskInstanceFacts, make_context
 from liteflow.authoring.xcomarg import MappedPlaceholder, Placeholder, XComInput, put_together
 from liteflow.errors import (
@@ -560,3 +560,12 @@ def test_a_mapped_operator_outside_the_groups_block_may_name_its_group() -> None
             EmptyOperator(task_id="a")
         Query.partial(task_id="q", task_group=g).expand(sql=["x"])
     assert d.task_ids == ["g.a", "g.q"]
+
+
+def test_the_trigger_rule_of_a_task_can_be_set_afterwards() -> None:
+    with Dag("d"):
+        one = EmptyOperator(task_id="one")
+        one.trigger_rule = "all_done"
+        assert one.options.trigger_rule is TriggerRule.ALL_DONE
+        with pytest.raises(DagError, match="no trigger rule 'al_done'"):
+            one.trigger_rule = "al_done"
