@@ -145,6 +145,20 @@ class NotFoundError(LiteflowError, LookupError):
     identifier: str
 
 
+class VariableNotFoundError(NotFoundError, KeyError):
+    """No variable of that name, and no default was given. Facts: `identifier`."""
+
+
+class ConnectionNotFoundError(NotFoundError):
+    """No connection of that id. Facts: `identifier`. Airflow's `AirflowNotFoundException`."""
+
+
+class SettingsError(LiteflowError):
+    """Variables or connections cannot be read, or were to be changed. Facts, where a file is at fault: `path`."""
+
+    path: str
+
+
 class AmbiguousRunError(LiteflowError, LookupError):
     """A beginning of a run id fits several runs. Facts: `identifier`, `candidates` (`DAG/RUN` each)."""
 
