@@ -6,15 +6,31 @@ them through `**kwargs`, and the whole of it from `get_current_context()`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
+from functools import lru_cache, partial
+from types import CodeType
 from typing import Any, NamedTuple, Protocol
 
+from liteflow.authoring.connections import ConnectionAccessor
+from liteflow.authoring.variables import variables_in_context
 from liteflow.authoring.xcomarg import RETURN_VALUE
+
+PREVIOUS_KEYS = (
+    "prev_data_interval_start_success",
+    "prev_data_interval_end_success",
+    "prev_start_date_success",
+    "prev_end_date_success",
+)
+"""Dates of the latest run before this one that succeeded; None if there is none. Looked up when they are asked for."""
 
 CONTEXT_KEYS = frozenset(
     [
+        *PREVIOUS_KEYS,
+        "conn",
         "dag",
         "dag_run",
         "data_interval_end",
@@ -40,8 +56,30 @@ CONTEXT_KEYS = frozenset(
         "ts",
         "ts_nodash",
         "ts_nodash_with_tz",
+        "var",
     ]
 )
+
+
+def _plain_date(moment: datetime) -> datetime:
+    return moment
+
+
+_date_type: Callable[[datetime], datetime] = _plain_date
+
+
+def set_date_type(convert: Callable[[datetime], datetime] | None) -> None:
+    """Have every date of a context made by `convert` from an aware datetime, in this process and from now on.
+
+    What it gives must be a datetime too, such as `pendulum.instance` gives. None: plain datetimes again.
+    """
+    global _date_type
+    _date_type = convert or _plain_date
+
+
+def make_date(moment: datetime) -> datetime:
+    """The date as tasks are to see it; see `set_date_type`."""
+    return _date_type(moment)
 
 
 class DagView(NamedTuple):
@@ -50,6 +88,18 @@ class DagView(NamedTuple):
     dag_id: str
     description: str | None = None
     tags: tuple[str, ...] = ()
+    timezone_name: str = "UTC"
+    params: Mapping[str, Any] = {}
+    """The defaults."""
+
+    @property
+    def timezone(self) -> tzinfo:
+        """The time zone of its start date."""
+        if self.timezone_name == "UTC":
+            return UTC
+        from zoneinfo import ZoneInfo
+
+        return ZoneInfo(self.timezone_name)
 
 
 class TaskView(NamedTuple):
@@ -72,6 +122,36 @@ class DagRunFacts(NamedTuple):
     start_date: datetime | None = None
     state: str = "running"
     """For a callback of the dag: how the run ended."""
+    end_date: datetime | None = None
+
+    @property
+    def run_type(self) -> str:
+        """`backfill` for a run of a backfill, else `manual`: under Airflow's names."""
+        kind, separator, _ = self.run_id.partition("__")
+        return kind if separator and kind in _RUN_TYPES else "manual"
+
+    @property
+    def run_after(self) -> datetime:
+        """The logical date."""
+        return self.logical_date
+
+    @property
+    def data_interval_start(self) -> datetime:
+        """The logical date: a run that is not scheduled covers no time."""
+        return self.logical_date
+
+    @property
+    def data_interval_end(self) -> datetime:
+        """The logical date, as `data_interval_start`."""
+        return self.logical_date
+
+    @property
+    def queued_at(self) -> datetime | None:
+        """When the run was made; so is `start_date`."""
+        return self.start_date
+
+
+_RUN_TYPES = ("backfill", "scheduled")
 
 
 class XComs(Protocol):
@@ -120,7 +200,22 @@ class TaskInstanceFacts:
         """The last try number that is allowed."""
         self.state = state
         self.start_date = start_date
+        self.end_date: datetime | None = None
+        self.duration: float | None = None
+        """None, since it is not over."""
+        self.task: TaskView = TaskView(task_id)
+        self.log_url = ""
+        """There are no pages."""
         self._xcoms = xcoms
+
+    @property
+    def hostname(self) -> str:
+        """The name of this host."""
+        return os.uname().nodename
+
+    def get_template_context(self) -> Context:
+        """The whole context."""
+        return get_current_context()
 
     @property
     def key_str(self) -> str:
@@ -163,21 +258,56 @@ class TaskInstanceFacts:
 
 
 class Context(dict[str, Any]):
-    """The context of a running task: a dict with the keys of `CONTEXT_KEYS`. `macros` comes when it is asked for."""
+    """The context of a running task: a dict with the keys of `CONTEXT_KEYS`. Some come when they are asked for."""
 
-    macros_of: Callable[[], Any] | None = None
-    """Makes the value of `macros`, which few tasks want and which costs imports."""
+    later: Mapping[str, Callable[[], Any]] = {}
+    """Makes values that few tasks want and that cost something: `macros`, and those of `PREVIOUS_KEYS`."""
+    render: Callable[[Any, tuple[str, ...]], Any] | None = None
+    """Renders the Jinja templates in a value; texts that end so are names of template files."""
     now: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
     """The time by the clock of the run, in UTC: in `Dag.test()` it leaps."""
 
     def __contains__(self, key: object) -> bool:
-        return super().__contains__(key) or (key == "macros" and self.macros_of is not None)
+        return super().__contains__(key) or key in self.later
 
     def __missing__(self, key: str) -> Any:
-        if key == "macros" and self.macros_of is not None:
-            value = self[key] = self.macros_of()
-            return value
-        raise KeyError(key)
+        if key not in self.later:
+            raise KeyError(key)
+        value = self[key] = self.later[key]()
+        return value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value, also of what comes only when it is asked for."""
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+    def for_keywords(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """What `**kwargs` of a function gets: all of it, but of `PREVIOUS_KEYS` only those that its code names."""
+        named = [key for key in self.later if key == "macros" or key in _texts_in(function)]
+        return {**self, **{key: self[key] for key in named}}
+
+    def with_names(self, names: Mapping[str, Any]) -> Context:
+        """A copy with more in it."""
+        other = Context({**self, **names})
+        other.later, other.now = self.later, self.now
+        return other
+
+
+def _texts_in(function: Callable[..., Any]) -> frozenset[str]:
+    """The texts that the code of a function holds, and that of functions inside it."""
+    plain = inspect.unwrap(function)
+    while isinstance(plain, partial):
+        plain = plain.func
+    code = getattr(getattr(plain, "__func__", plain), "__code__", None)
+    return frozenset() if code is None else _constants(code)
+
+
+@lru_cache(maxsize=256)
+def _constants(code: CodeType) -> frozenset[str]:
+    inner = [_constants(one) for one in code.co_consts if isinstance(one, CodeType)]
+    return frozenset(one for one in code.co_consts if isinstance(one, str)).union(*inner)
 
 
 _current: ContextVar[Callable[[], Context]] = ContextVar("liteflow_context")
@@ -211,12 +341,15 @@ def make_context(
     *,
     dag: DagView | None = None,
     task: TaskView | None = None,
+    params: dict[str, Any] | None = None,
     **more: Any,
 ) -> Context:
-    """The context of one try."""
+    """The context of one try. `params`: where they are not those of the run."""
     date = run.logical_date
     ts = date.isoformat()
+    instance.task = task or TaskView(instance.task_id)
     return Context(
+        conn=ConnectionAccessor(),
         dag=dag or DagView(run.dag_id),
         dag_run=run,
         data_interval_start=date,
@@ -226,9 +359,9 @@ def make_context(
         inlets=[],
         logical_date=date,
         outlets=[],
-        params=run.conf,
+        params=run.conf if params is None else params,
         run_id=run.run_id,
-        task=task or TaskView(instance.task_id),
+        task=instance.task,
         task_instance=instance,
         ti=instance,
         task_instance_key_str=f"{run.dag_id}__{instance.task_id}__{date.strftime('%Y%m%d')}",
@@ -237,5 +370,6 @@ def make_context(
         ts=ts,
         ts_nodash=date.strftime("%Y%m%dT%H%M%S"),
         ts_nodash_with_tz=ts.replace("-", "").replace(":", ""),
+        var=variables_in_context(),
         **more,
     )

@@ -29,6 +29,7 @@ from liteflow.authoring.options import (
 from liteflow.authoring.params import NOTSET, Param, declare_params
 from liteflow.authoring.places import Place, caller
 from liteflow.authoring.task import Task
+from liteflow.authoring.templates import template_settings
 from liteflow.authoring.trigger_rules import TriggerRule
 from liteflow.authoring.xcomarg import DagParam
 from liteflow.errors import (
@@ -67,6 +68,11 @@ _DAG_OPTIONS = [
     "on_success_callback",
     "on_failure_callback",
     "render_template_as_native_obj",
+    "template_searchpath",
+    "template_undefined",
+    "user_defined_macros",
+    "user_defined_filters",
+    "jinja_environment_kwargs",
     "retain_runs",
     "retain_days",
     "tags",
@@ -106,7 +112,12 @@ class Dag:
     the database; further ones wait as `queued`. None is no limit. `fail_fast`: the first failure ends the run, but
     for teardowns. `dagrun_timeout` (seconds or timedelta): a run that takes longer is ended as failed.
     `on_success_callback`, `on_failure_callback`: functions that are called with the context when a run has ended
-    so. `render_template_as_native_obj`: whether Jinja templates give Python objects and not text. `retain_runs`,
+    so. `render_template_as_native_obj`: whether Jinja templates give Python objects and not text.
+    `template_searchpath`: where template files are looked for, a directory or several, after that of the dag file.
+    `template_undefined`: what a name that is not there does in a template: `"strict"` (an error), `"default"`
+    (becomes nothing), `"chainable"`, `"debug"`, or a class of jinja2. `user_defined_macros`, `user_defined_filters`:
+    names and filters for templates; they travel to workers as functions do. `jinja_environment_kwargs`: options of
+    jinja2.Environment. `retain_runs`,
     `retain_days`: of the runs that are over only so many, the newest, and those that ended at most so many days ago
     are kept; older ones are deleted with their logs and XComs after a run has ended. None keeps all. `tags`: text
     to find it by. `schedule` is accepted and inert: liteflow has no scheduler, and says so once. A mistake raises
@@ -130,6 +141,11 @@ class Dag:
         on_success_callback: Callable[..., Any] | list[Callable[..., Any]] | None = None,
         on_failure_callback: Callable[..., Any] | list[Callable[..., Any]] | None = None,
         render_template_as_native_obj: bool = False,
+        template_searchpath: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+        template_undefined: Any = "strict",
+        user_defined_macros: Mapping[str, Any] | None = None,
+        user_defined_filters: Mapping[str, Callable[..., Any]] | None = None,
+        jinja_environment_kwargs: Mapping[str, Any] | None = None,
         retain_runs: int | None = None,
         retain_days: float | None = None,
         tags: Iterable[str] = (),
@@ -146,6 +162,15 @@ class Dag:
         native = self._checked("render_template_as_native_obj", render_template_as_native_obj, bool, "a flag", False)
         base = TaskOptions(render_template_as_native_obj=native)
         self.default_options: TaskOptions = default_task_options(self.default_args, self.place, base)
+        self.template_settings = template_settings(
+            self.place,
+            template_searchpath,
+            template_undefined,
+            user_defined_macros,
+            user_defined_filters,
+            jinja_environment_kwargs,
+        )
+        """How its templates are rendered."""
         if durability not in ("normal", "full"):
             raise InvalidOptionError(
                 f'{self.place}: option durability={durability!r} must be "normal" or "full"',
@@ -166,6 +191,8 @@ class Dag:
         for name in options:
             if name not in INERT_DAG_OPTIONS:
                 raise unknown_option("a dag", name, self.place, _DAG_OPTIONS, MISSING_DAG_OPTIONS)
+        self.timezone_name = _zone_of(options.get("start_date") or self.default_args.get("start_date"))
+        """The zone of its `start_date`, for tasks that ask; UTC without one."""
         if options.get("schedule") is not None:
             _say_that_schedule_is_inert(self.place)
         self.task_dict: dict[str, Task] = {}
@@ -217,6 +244,12 @@ class Dag:
     def params(self) -> dict[str, Any]:
         """Names of params to their defaults, of those that have one."""
         return {name: param.value for name, param in self.declared_params.items() if param.has_value}
+
+    @property
+    def known_params(self) -> dict[str, Param]:
+        """What a run may give: the dag's params, and those that only tasks of it have."""
+        of_tasks = [task.options.params or {} for task in self.tasks]
+        return {**{name: param for own in of_tasks for name, param in own.items()}, **self.declared_params}
 
     @property
     def current_group(self) -> TaskGroup | None:
@@ -685,6 +718,11 @@ def _nature_of(task: Task) -> list[str]:
     if task.is_teardown:
         nature.append("teardown")
     return nature
+
+
+def _zone_of(start_date: Any) -> str:
+    """The name of the time zone of a date, if it has one that a worker can find by its name."""
+    return str(getattr(getattr(start_date, "tzinfo", None), "key", None) or "UTC")
 
 
 _schedule_was_named = False

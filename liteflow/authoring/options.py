@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from liteflow.authoring.ids import check_name, did_you_mean
+from liteflow.authoring.params import Param, declare_params
 from liteflow.authoring.places import Place
 from liteflow.authoring.trigger_rules import TriggerRule
 from liteflow.errors import InvalidOptionError
@@ -67,6 +68,14 @@ class TaskOptions(NamedTuple):
     on_skipped_callback: tuple[Callable[..., Any], ...] = ()
     render_template_as_native_obj: bool = False
     templates_dict: dict[str, Any] | None = None
+    templates_exts: tuple[str, ...] = ()
+    """Ends of texts that make them names of template files."""
+    params: Mapping[str, Param] | None = None
+    """Its own params, which are laid over those of the dag."""
+    pre_execute: Callable[..., Any] | None = None
+    """Called with the context before the task is; its error fails the try."""
+    post_execute: Callable[..., Any] | None = None
+    """Called with the context and the result; its error fails the try."""
 
 
 class SensorOptions(NamedTuple):
@@ -227,6 +236,16 @@ def _function(option: str, value: Any, where: Place) -> Callable[..., Any]:
     return function
 
 
+def _extensions(option: str, value: Any, where: Place) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) and one for one in value):
+        raise _fail(option, value, 'a list of ends of file names, such as [".sql"]', where)
+    return tuple(value)
+
+
+def _params(_option: str, value: Any, where: Place) -> dict[str, Param]:
+    return declare_params(value, where)
+
+
 def _path(option: str, value: Any, where: Place) -> str:
     if not isinstance(value, str | os.PathLike):
         raise _fail(option, value, "a path", where)
@@ -263,6 +282,10 @@ _TASK_OPTIONS: Mapping[str, tuple[str, Check]] = {
     "on_skipped_callback": ("on_skipped_callback", _callbacks),
     "render_template_as_native_obj": ("render_template_as_native_obj", _flag),
     "templates_dict": ("templates_dict", _dict),
+    "templates_exts": ("templates_exts", _extensions),
+    "params": ("params", _params),
+    "pre_execute": ("pre_execute", _function),
+    "post_execute": ("post_execute", _function),
 }
 
 TASK_OPTION_NAMES = frozenset(_TASK_OPTIONS)
@@ -311,6 +334,9 @@ _INERT_TASK_OPTIONS = frozenset(
         "allow_nested_operators",
         "show_return_value_in_logs",
         "ignore_first_depends_on_past",
+        "wait_for_past_depends_before_skipping",  # a task whose upstream skips it is skipped either way
+        "executor",
+        "executor_config",
     ]
 )
 INERT_DAG_OPTIONS = frozenset(
@@ -335,26 +361,8 @@ INERT_DAG_OPTIONS = frozenset(
 )
 
 # Airflow's options that would change what a run does, and that liteflow does not have yet: refused, not ignored.
-_MISSING_TASK_OPTIONS = frozenset(
-    [
-        "max_active_tis_per_dag",
-        "pre_execute",
-        "post_execute",
-        "templates_exts",
-        "wait_for_past_depends_before_skipping",
-        "executor",
-        "executor_config",
-    ]
-)
-MISSING_DAG_OPTIONS = frozenset(
-    [
-        "template_searchpath",
-        "template_undefined",
-        "user_defined_macros",
-        "user_defined_filters",
-        "jinja_environment_kwargs",
-    ]
-)
+_MISSING_TASK_OPTIONS = frozenset(["max_active_tis_per_dag"])
+MISSING_DAG_OPTIONS: frozenset[str] = frozenset()
 
 
 OPERATOR_PARAMETERS: set[str] = {*_SENSOR_OPTIONS, *_BASH_OPTIONS}
@@ -378,6 +386,8 @@ def task_options(
             fields[field] = TaskOptions._field_defaults[field] if value is None else check(name, value, where)
         elif name not in _INERT_TASK_OPTIONS:
             raise unknown_option("a task", name, where, [*_TASK_OPTIONS, *more, "task_id"], _MISSING_TASK_OPTIONS)
+    if fields.get("params") and base is not None and base.params:
+        fields["params"] = {**base.params, **fields["params"]}  # default_args and a task each may have some
     if fields.get("wait_for_downstream"):
         fields["depends_on_past"] = True  # it is the stricter one, as in Airflow
     return (base or TaskOptions())._replace(**fields)

@@ -181,6 +181,44 @@ def resolve_params(declared: Mapping[str, Param], given: Mapping[str, Any], of_w
     return values
 
 
+def own_values(
+    own: Mapping[str, Any], run_values: Mapping[str, Any], dag_defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The params of a task that has some of its `own` (names to values), in a run with these values.
+
+    Its own are laid over the dag's, and what the run gives over both. The record of a run does not tell what was given
+    from what is the dag's default, so a value that is that default counts as not given.
+    """
+    values = dict(run_values)
+    for name, value in own.items():
+        if name not in values or (name in dag_defaults and values[name] == dag_defaults[name]):
+            values[name] = value
+    return values
+
+
+def resolve_with_tasks(
+    declared: Mapping[str, Param],
+    of_tasks: Mapping[str, Mapping[str, Param]],
+    given: Mapping[str, Any],
+    of_what: str,
+) -> dict[str, Any]:
+    """As `resolve_params`, where tasks have params of their own (`of_tasks`, by task id): a run may give these too.
+
+    What is given and only a task declares is among the values, after the dag's. A task's own param stands in its task
+    for the whole of the dag's: the value there must fit its schema.
+    """
+    of_tasks = {task_id: own for task_id, own in of_tasks.items() if own}
+    theirs = {name for own in of_tasks.values() for name in own} - set(declared)
+    values = resolve_params(declared, {name: value for name, value in given.items() if name not in theirs}, of_what)
+    values |= {name: value for name, value in given.items() if name in theirs}
+    defaults = {name: param.value for name, param in declared.items() if param.has_value}
+    for task_id, own in of_tasks.items():
+        there = own_values({name: param.value for name, param in own.items()}, values, defaults)
+        wanted = {name: there[name] for name in own if there[name] is not NOTSET}
+        resolve_params(own, wanted, f"{of_what} task {task_id!r}")
+    return values
+
+
 def _unknown(name: Any, declared: Collection[str]) -> str:
     there = f"it has {', '.join(map(repr, declared))}" if declared else "it has none"
     return f"has no param {name!r}{did_you_mean(str(name), declared) or f'; {there}'}"

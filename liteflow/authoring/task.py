@@ -26,7 +26,7 @@ from liteflow.authoring.options import (
 )
 from liteflow.authoring.places import Place, caller
 from liteflow.authoring.setups import SetupScope, open_scope
-from liteflow.authoring.templates import has_literal, has_template, require_jinja
+from liteflow.authoring.templates import has_literal, has_template, has_template_file, require_jinja
 from liteflow.authoring.trigger_rules import TriggerRule
 from liteflow.authoring.xcomarg import MappedArgument, XComArg, XComInput, nothing_taken, take_apart
 from liteflow.errors import DagError, InvalidOptionError
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 PYTHON, BRANCH, SHORT_CIRCUIT, SENSOR, BASH, EMPTY = "python", "branch", "short_circuit", "sensor", "bash", "empty"
 """What is made of what a task's function returns."""
+
+BASH_EXTENSIONS = (".sh", ".bash")
+"""A command that ends so is the name of a template file that holds it."""
 
 
 class Traits(NamedTuple):
@@ -58,6 +61,7 @@ class Task(DependencyMixin):
     """
 
     __slots__ = (
+        "_extensions",
         "_scopes",
         "args",
         "bash",
@@ -102,6 +106,7 @@ class Task(DependencyMixin):
         bash: BashOptions | None = None,
         ignores_rules: bool = True,
         templated: bool = False,
+        extensions: tuple[str, ...] = (),
     ) -> None:
         self.dag = dag
         self.task_id = task_id
@@ -127,6 +132,7 @@ class Task(DependencyMixin):
         """Of a short circuit: whether it skips all that is downstream, whatever its rules."""
         self.templated = templated
         """Whether its arguments hold Jinja templates."""
+        self._extensions = extensions
         self.upstream_task_ids: dict[str, None] = {}  # a set in the order of its making
         self._scopes: list[SetupScope] = []
         if traits.is_teardown:
@@ -172,6 +178,11 @@ class Task(DependencyMixin):
     def is_mapped(self) -> bool:
         """Whether there may be any number of instances of it in a run."""
         return self.unit is not None
+
+    @property
+    def template_extensions(self) -> tuple[str, ...]:
+        """Ends of texts among its arguments that make them names of template files."""
+        return self._extensions
 
     @property
     def call_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -371,6 +382,7 @@ class TaskFactory:
             options = options._replace(templates_dict=templates_dict)
         if options.multiple_outputs is None:
             options = options._replace(multiple_outputs=_returns_dict(self.function))
+        extensions = BASH_EXTENSIONS if self.traits.kind == BASH else options.templates_exts
         own = self._own_options(place, default_args_around(dag, group))
         if self.traits.kind == BASH:
             own["bash"] = own["bash"]._replace(env=take_apart(own["bash"].env, taken))
@@ -388,7 +400,8 @@ class TaskFactory:
             traits=self.traits,
             group=group,
             expansion=expansion,
-            templated=_is_templated(place, options, taken_args, taken_kwargs, expansion),
+            templated=_is_templated(place, options, extensions, taken_args, taken_kwargs, expansion),
+            extensions=extensions,
             **own,
         )
         mapped = [*taken.mapped, *(expansion.in_items.mapped if expansion is not None else ())]
@@ -514,21 +527,28 @@ def join_up(task: Task, upstreams: list[Task], mapped: list[MappedArgument]) -> 
 def _is_templated(
     place: Place,
     options: TaskOptions,
+    extensions: tuple[str, ...],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     expansion: Expansion | None,
 ) -> bool:
     """Whether there is a Jinja template to render; then Jinja must be there too."""
     literals = expansion.input.literals if expansion is not None else ()
-    return needs_rendering(place, options, (args, kwargs, literals, options.templates_dict))
+    return needs_rendering(place, options, (args, kwargs, literals, options.templates_dict), extensions)
 
 
-def needs_rendering(place: Place, options: TaskOptions, values: Any) -> bool:
-    """Whether there is something to render or to unwrap; Jinja must be there if there is a template."""
+def needs_rendering(place: Place, options: TaskOptions, values: Any, extensions: tuple[str, ...] = ()) -> bool:
+    """Whether there is something to render or to unwrap; Jinja must be there if there is a template.
+
+    A text that ends with one of `extensions` is the name of a template file.
+    """
     if options.map_index_template is not None:
         require_jinja(place, "map_index_template")
     if has_template(values):
         require_jinja(place)
+        return True
+    if has_template_file(values, extensions):
+        require_jinja(place, holds=f"names a template file, since it ends with {' or '.join(extensions)}")
         return True
     return has_literal(values)
 

@@ -7,19 +7,81 @@ it, and nothing here imports it.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from liteflow.authoring.places import Place
 from liteflow.authoring.xcomarg import PLACEHOLDERS
-from liteflow.errors import DagError
+from liteflow.errors import DagError, InvalidOptionError
 
 MARKS = ("{{", "{%")
 """A text is a template if it holds one of these; not `{#`, a comment, since in bash `${#x}` is a length."""
 
 _SCALARS = frozenset([bool, int, float, complex, bytes, type(None)])
 """What long lists are full of and no template is in: passed over without a further look."""
+
+
+UNDEFINED = {
+    "strict": "StrictUndefined",
+    "default": "Undefined",
+    "chainable": "ChainableUndefined",
+    "debug": "DebugUndefined",
+}
+"""What may be said for what an undefined name does, and Jinja's class for it."""
+
+
+class TemplateSettings(NamedTuple):
+    """How the templates of one dag are rendered: what `execution.templates.Renderer` takes."""
+
+    searchpath: tuple[str, ...] = ()
+    """Directories of template files, absolute: that of the dag file, and those of `template_searchpath`."""
+    undefined: Any = "strict"
+    user_defined_macros: Mapping[str, Any] | None = None
+    user_defined_filters: Mapping[str, Callable[..., Any]] | None = None
+    jinja_environment_kwargs: Mapping[str, Any] | None = None
+
+
+def template_settings(
+    place: Place,
+    searchpath: Any,
+    undefined: Any,
+    macros: Any,
+    filters: Any,
+    environment_kwargs: Any,
+) -> TemplateSettings:
+    """The settings of a dag that is made at `place`, checked. Raises InvalidOptionError.
+
+    A relative directory is one of the working directory, as in Airflow.
+    """
+    paths = [searchpath] if isinstance(searchpath, str | os.PathLike) else [] if searchpath is None else searchpath
+    if not isinstance(paths, Collection) or not all(isinstance(one, str | os.PathLike) for one in paths):
+        raise _wrong(place, "template_searchpath", searchpath, "a directory or a list of them")
+    if isinstance(undefined, str) and undefined not in UNDEFINED:
+        raise _wrong(place, "template_undefined", undefined, f"{', '.join(UNDEFINED)}, or a class of jinja2")
+    if undefined is not None and not isinstance(undefined, str | type):
+        raise _wrong(place, "template_undefined", undefined, f"{', '.join(UNDEFINED)}, or a class of jinja2")
+    for option, value in (("user_defined_macros", macros), ("user_defined_filters", filters)):
+        if value is not None and not (isinstance(value, Mapping) and all(isinstance(name, str) for name in value)):
+            raise _wrong(place, option, value, "a dict by name")
+    for name, function in (filters or {}).items():
+        if not callable(function):
+            raise _wrong(place, "user_defined_filters", {name: function}, "a dict of functions by name")
+    if environment_kwargs is not None and not isinstance(environment_kwargs, Mapping):
+        raise _wrong(place, "jinja_environment_kwargs", environment_kwargs, "a dict of options of jinja2.Environment")
+    folder = os.path.dirname(os.path.abspath(place.file))
+    return TemplateSettings(
+        tuple(dict.fromkeys([folder, *(os.path.abspath(one) for one in paths)])),
+        "strict" if undefined is None else undefined,
+        macros,
+        filters,
+        environment_kwargs,
+    )
+
+
+def _wrong(place: Place, option: str, value: Any, wanted: str) -> InvalidOptionError:
+    return InvalidOptionError(f"{place}: option {option}={value!r:.200} must be {wanted}", option=option)
 
 
 @dataclass(frozen=True)
@@ -43,6 +105,11 @@ def has_template(value: Any) -> bool:
     return any(isinstance(leaf, str) and is_template(leaf) for leaf in _leaves(value))
 
 
+def has_template_file(value: Any, extensions: tuple[str, ...]) -> bool:
+    """Whether a text that names a template file, since it ends with one of `extensions`, stands in `value`."""
+    return bool(extensions) and any(isinstance(leaf, str) and leaf.endswith(extensions) for leaf in _leaves(value))
+
+
 def has_literal(value: Any) -> bool:
     """Whether a `literal` stands in `value`: then it has to be rendered too, to take the wrapper off.
 
@@ -51,12 +118,11 @@ def has_literal(value: Any) -> bool:
     return any(isinstance(leaf, literal) for leaf in _leaves(value))
 
 
-def require_jinja(place: Place, what: str = "an argument") -> None:
+def require_jinja(place: Place, what: str = "an argument", holds: str = "holds a Jinja template") -> None:
     """Raise DagError if jinja2 is not installed. `what` holds the template, at `place`."""
     if importlib.util.find_spec("jinja2") is None:
         raise DagError(
-            f"{place}: {what} holds a Jinja template; pip install 'liteflow[jinja]', "
-            "or wrap it in literal(...) to pass it as it is"
+            f"{place}: {what} {holds}; pip install 'liteflow[jinja]', or wrap it in literal(...) to pass it as it is"
         )
 
 

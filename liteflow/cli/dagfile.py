@@ -105,7 +105,7 @@ def _param(dag: Dag, text: str) -> tuple[str, Any]:
         raise click.BadParameter(f"{text!r} is not of the form K=V", param_hint="--param")
     from liteflow.authoring.params import parse_param_text
 
-    return name, parse_param_text(dag.declared_params.get(name), value)
+    return name, parse_param_text(dag.known_params.get(name), value)
 
 
 def moment_of(text: str, option: str = "--logical-date") -> datetime:

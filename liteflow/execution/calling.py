@@ -12,12 +12,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 import liteflow
 from liteflow.authoring.context import (
+    PREVIOUS_KEYS,
     Context,
     CurrentContext,
     DagRunFacts,
@@ -25,6 +26,7 @@ from liteflow.authoring.context import (
     TaskInstanceFacts,
     TaskView,
     make_context,
+    make_date,
 )
 from liteflow.authoring.decorators import Guarded
 from liteflow.authoring.mapping import (
@@ -37,8 +39,9 @@ from liteflow.authoring.mapping import (
     mapped_over,
 )
 from liteflow.authoring.options import BashOptions, SensorOptions
+from liteflow.authoring.params import own_values
 from liteflow.authoring.task import BASH, BRANCH, SENSOR, SHORT_CIRCUIT
-from liteflow.authoring.templates import has_template
+from liteflow.authoring.templates import has_template, has_template_file
 from liteflow.authoring.xcomarg import RETURN_VALUE, put_together
 from liteflow.errors import FailTask, SkipTask, TemplateError, XComEncodeError
 from liteflow.execution.clock import HOST_CLOCK, Clock
@@ -80,13 +83,20 @@ class Recipe(NamedTuple):
     sensor: tuple[Any, ...] | None
     """The fields of `SensorOptions`."""
     extras: bytes
-    """A pickled dict of what few tasks have: `bash`, `retry_policy`, `on_execute`, `templates_dict`; empty for none."""
+    """A pickled dict of what few tasks have: `bash`, `retry_policy`, `on_execute`, `templates_dict`, `pre_execute`,
+    `post_execute`; empty for none."""
     wants_exception: bool
     """Whether a callback wants the exception of a try that fails."""
     dag_view: tuple[Any, ...]
     task_view: tuple[Any, ...]
     """The fields of `TaskView` but the id: tasks that differ in nothing else share a recipe."""
     max_tries: int
+    template_settings: bytes = b""
+    """A pickled `TemplateSettings`; empty where there is nothing to render."""
+    template_ext: tuple[str, ...] = ()
+    """Ends of texts that make them names of template files."""
+    own_params: bytes = b""
+    """Params of the task itself: pickled, the values and the defaults that the dag has; empty for none."""
 
 
 class MappedItems(NamedTuple):
@@ -168,6 +178,7 @@ class Try:
         """Errors that are no outcome."""
         ended_index = payload.map_index if recipe.kind == CALLBACK else None
         self.xcoms = TryXComs(payload.dag_id, payload.run_id, payload.task_id, ask, ended_index=ended_index)
+        self._ask = ask
         self._extras: dict[str, Any] | None = None
         self._keywords: Mapping[str, Any] = {}
         """What the function was called with, by name: a label may be made of it."""
@@ -181,6 +192,14 @@ class Try:
 
     @cached_property
     def params(self) -> dict[str, Any]:
+        """The params of the task: those of the run, and its own."""
+        if not self.recipe.own_params:
+            return self.run_params
+        own, defaults = pickle.loads(self.recipe.own_params)
+        return own_values(own, self.run_params, defaults)
+
+    @cached_property
+    def run_params(self) -> dict[str, Any]:
         """The params of the run. Fresh for each try: one must not change what the next one sees."""
         params: dict[str, Any] = {} if self.payload.params == "{}" else decode("json", self.payload.params.encode())
         return params
@@ -198,7 +217,7 @@ class Try:
         payload, recipe = self.payload, self.recipe
         run_started = _moment(payload.run_started_us)
         context = make_context(
-            DagRunFacts(payload.dag_id, payload.run_id, _moment(payload.logical_date_us), self.params, run_started),
+            DagRunFacts(payload.dag_id, payload.run_id, _moment(payload.logical_date_us), self.run_params, run_started),
             TaskInstanceFacts(
                 payload.dag_id,
                 payload.run_id,
@@ -209,20 +228,33 @@ class Try:
                 start_date=_moment(payload.first_look_us or self.clock.now_us()),
                 xcoms=self.xcoms,
             ),
-            dag=DagView(*recipe.dag_view),
+            dag=_dag_view(recipe.dag_view),
             task=TaskView(payload.task_id, *recipe.task_view),
+            params=self.params,
             expanded_ti_count=payload.mapped[2] if payload.mapped is not None else None,
             map_index_template=recipe.map_index_template,
             task_reschedule_count=payload.looks,
             templates_dict=None,
         )
-        context.macros_of = macros
+        context.later = {"macros": macros, **{key: partial(self._previous, key) for key in PREVIOUS_KEYS}}
+        context.render = self.render
         context.now = lambda: _moment(self.clock.now_us())
         if payload.more_context:
             from liteflow.execution.callbacks import put_end
 
             put_end(context, payload.more_context)
         return context
+
+    def _previous(self, key: str) -> datetime | None:
+        """A date of the latest run before this one that succeeded."""
+        if self._ask is None:
+            raise RuntimeError(f"{key} is to be had in slots, not with executor=, whose workers cannot ask for it")
+        rows = self._ask(("previous", self.payload.dag_id, self.payload.run_id))
+        if not rows:
+            return None
+        logical_us, started_us, ended_us = rows[0]
+        us = {"prev_start_date_success": started_us, "prev_end_date_success": ended_us}.get(key, logical_us)
+        return None if us is None else _moment(us)
 
     def arguments(self, function: Callable[..., Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of the call: what was written, what other tasks handed on, and what the context gives."""
@@ -234,7 +266,7 @@ class Try:
             if name not in kwargs:
                 kwargs[name] = self.context[name]
         if self.recipe.wants_context:
-            kwargs = {**{key: value for key, value in self.context.items() if key not in kwargs}, **kwargs}
+            kwargs = {**self.context.for_keywords(function), **kwargs}
             for name in _named_positionally(function, len(args)):
                 kwargs.pop(name, None)
         return args, kwargs
@@ -263,22 +295,17 @@ class Try:
             kwargs.update(mapped_over(sources, kwargs, mapped))
         return args, kwargs, templates_dict
 
-    def render(self, value: Any) -> Any:
-        """The value with its Jinja templates rendered."""
-        from liteflow.execution.templates import render
+    def render(self, value: Any, extensions: tuple[str, ...] | None = None) -> Any:
+        """The value with its Jinja templates rendered. `extensions`: those of the task unless they are given."""
+        from liteflow.execution.templates import renderer_of
 
-        return render(value, self._names_for_templates(), native=self.recipe.native)
-
-    def _names_for_templates(self) -> Context:
-        """The context with `macros` in it: Jinja copies what it is given, and asks the copy."""
-        from liteflow.execution.templates import macros
-
-        self.context.setdefault("macros", macros())
-        return self.context
+        renderer = renderer_of(self.recipe.template_settings, self.recipe.native)
+        return renderer.render(value, self.context, self.recipe.template_ext if extensions is None else extensions)
 
     def rendered(self, value: Any) -> Any:
         """The same, where whether there is a template is known only now."""
-        return self.render(value) if has_template(value) else value
+        needs = has_template(value) or has_template_file(value, self.recipe.template_ext)
+        return self.render(value) if needs else value
 
     def filled(self, value: Any) -> Any:
         """Rendered where there is a template, with the values of other tasks in their places."""
@@ -325,9 +352,25 @@ class Try:
         """What the instance is called, by its `map_index_template`."""
         if self.recipe.map_index_template is None or self.payload.map_index < 0:
             return None
-        from liteflow.execution.templates import render_map_index
+        from liteflow.execution.templates import render_map_index, renderer_of
 
-        return render_map_index(self.recipe.map_index_template, {**self._names_for_templates(), **self._keywords})
+        names = self.context.with_names(self._keywords)
+        renderer = renderer_of(self.recipe.template_settings, False)
+        return render_map_index(self.recipe.map_index_template, names, renderer=renderer)
+
+    def begin(self) -> None:
+        """What is called before the task is."""
+        before = self.extras.get("pre_execute")
+        if before is not None:
+            _finished(before(self.context))
+        for callback in self.extras.get("on_execute", ()):
+            _call_quietly(callback, self)
+
+    def conclude(self, value: Any) -> None:
+        """What is called after the task was, with what came of it."""
+        after = self.extras.get("post_execute") if self.recipe.extras else None
+        if after is not None:
+            _finished(after(self.context, value))
 
 
 def _unpacked(arguments: bytes, *, is_mapped: bool) -> tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...]]:
@@ -402,8 +445,8 @@ def _called(function: Callable[..., Any], one: Try) -> Result:
         function = function.function
     else:
         args, kwargs = one.arguments(function)
-    for callback in one.extras.get("on_execute", ()) if one.recipe.extras else ():
-        _call_quietly(callback, one)
+    if one.recipe.extras:
+        one.begin()
     if kind == SENSOR:
         from liteflow.execution.sensing import look
 
@@ -416,6 +459,7 @@ def _called(function: Callable[..., Any], one: Try) -> Result:
         options: BashOptions = one.extras["bash"]
         options = options._replace(env=one.filled(options.env), cwd=one.rendered(options.cwd))
         value = run_command(one.rendered(value), options)
+    one.conclude(value)
     chosen = None
     if kind == BRANCH:
         chosen = _chosen(value)
@@ -498,7 +542,12 @@ def _chosen(value: Any) -> tuple[str, ...]:
 
 
 def _moment(us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=us)
+    return make_date(_EPOCH + timedelta(microseconds=us))
+
+
+def _dag_view(fields: tuple[Any, ...]) -> DagView:
+    dag_id, description, tags, zone, params = fields
+    return DagView(dag_id, description, tags, zone, {} if params == "{}" else decode("json", params.encode()))
 
 
 def _end_child(error: BaseException | None) -> NoReturn:

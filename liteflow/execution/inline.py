@@ -205,6 +205,7 @@ class InlineEngine:
         if recipe.extras:  # what is called when a try begins was called
             extras = pickle.loads(recipe.extras)
             extras.pop("on_execute", None)
+            extras.pop("pre_execute", None)
             recipe = recipe._replace(extras=self._dumps(extras))
         return recipe, payload._replace(first_look_us=job.started_us, looks=looks)
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from liteflow.authoring.context import DagView, TaskView
+from liteflow.authoring.context import TaskView
 from liteflow.authoring.dag import Dag
 from liteflow.authoring.groups import TaskGroup
 from liteflow.authoring.mapping import ExpandInput, Items, Leaf, all_leaves, count_of, literal_lengths
+from liteflow.authoring.params import NOTSET
 from liteflow.authoring.setups import all_below, scope_of
 from liteflow.authoring.task import BASH, Task
 from liteflow.authoring.xcomarg import RETURN_VALUE, XComInput, placeholders_in
 from liteflow.errors import TransportError
 from liteflow.execution.calling import CALLBACK, Recipe
-from liteflow.execution.code import Code, Dumps, pack, pack_arguments
+from liteflow.execution.code import Code, Dumps, dumps_for_worker, pack, pack_arguments
+from liteflow.execution.requests import default_params_json
+from liteflow.operators.base import run_mapped_operator, run_operator
 from liteflow.scheduling.core import TaskSpec, UnitSpec
 from liteflow.scheduling.weights import total_weights
 
@@ -60,6 +64,7 @@ class PreparedDag:
         ]
         """Of each task: whether the dag itself holds all of its arguments."""
         self.mapped_keys = self._find_mapped_keys()
+        self._default_params = default_params_json(dag)
         first: dict[Recipe, int] = {}
         self.recipes = [self._recipe(number, task) for number, task in enumerate(self.tasks)]
         self.alike = [first.setdefault(recipe, number) for number, recipe in enumerate(self.recipes)]
@@ -179,7 +184,9 @@ class PreparedDag:
         bash = {"bash": task.bash} if task.kind == BASH else {}
         on_execute = {"on_execute": options.on_execute_callback} if options.on_execute_callback else {}
         templates = {"templates_dict": options.templates_dict} if options.templates_dict is not None else {}
-        extras = {**policy, **bash, **on_execute, **templates}
+        around = {"pre_execute": options.pre_execute, "post_execute": options.post_execute}
+        around = {name: function for name, function in around.items() if function is not None}
+        extras = {**policy, **bash, **on_execute, **templates, **around}
         dag = self.dag
         return Recipe(
             kind=task.kind,
@@ -201,10 +208,39 @@ class PreparedDag:
             sensor=tuple(task.sensor) if task.sensor is not None else None,
             extras=pack(extras, f"{task.place}: the options of task {task.task_id!r}", self._dumps) if extras else b"",
             wants_exception=bool(options.on_failure_callback or options.on_retry_callback or dag.on_failure_callback),
-            dag_view=tuple(DagView(dag.dag_id, dag.description, dag.tags)),
+            dag_view=(dag.dag_id, dag.description, dag.tags, dag.timezone_name, self._default_params),
             task_view=tuple(TaskView(task.task_id, options.retries, options.trigger_rule.value, options.pool))[1:],
             max_tries=options.retries + 1,
+            template_settings=self._template_settings if self._renders(task) else b"",
+            template_ext=task.template_extensions,
+            own_params=self._own_params(task),
         )
+
+    @staticmethod
+    def _renders(task: Task) -> bool:
+        """Whether there is, or may be, a template among what the task has."""
+        is_operator = task.function is run_operator or task.function is run_mapped_operator
+        return task.templated or task.kind == BASH or task.options.map_index_template is not None or is_operator
+
+    @cached_property
+    def _template_settings(self) -> bytes:
+        settings = tuple(self.dag.template_settings)
+        try:
+            return (self._dumps or dumps_for_worker)(settings)
+        except Exception:  # whatever the __reduce__ of a stranger's class raises: say of what
+            for option, value in self.dag.template_settings._asdict().items():
+                for name, part in value.items() if isinstance(value, Mapping) else [(None, value)]:
+                    what = f"{self.dag.place}: {option}" if name is None else f"{self.dag.place}: {name!r} of {option}"
+                    pack(part, what, self._dumps)
+            raise
+
+    def _own_params(self, task: Task) -> bytes:
+        own = task.options.params
+        if not own:
+            return b""
+        defaults = {name: value for name, value in self.dag.params.items() if name in own}
+        values = {name: param.value for name, param in own.items() if param.value is not NOTSET}
+        return pack((values, defaults), f"{task.place}: the params of task {task.task_id!r}", self._dumps)
 
     def literal_item(self, unit: int, leaf: int, place: int) -> bytes:
         """An item that is written in the dag, packed."""

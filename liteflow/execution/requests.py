@@ -11,7 +11,7 @@ from typing import Any
 
 from liteflow.authoring.dag import Dag
 from liteflow.authoring.ids import check_run_id
-from liteflow.authoring.params import resolve_params
+from liteflow.authoring.params import resolve_with_tasks
 from liteflow.errors import ParamError, RunConflictError, XComEncodeError
 from liteflow.execution.nesting import cycle, outer_runs
 from liteflow.storage.xcoms import encode_json
@@ -21,7 +21,8 @@ def check_request(
     dag: Dag, params: Mapping[str, Any] | None, run_id: str | None, logical_date: datetime | None
 ) -> tuple[str, datetime, str]:
     """Run id, logical date and params (as typed JSON) of a run that is asked for. Raises for what cannot be meant."""
-    merged = resolve_params(dag.declared_params, params or {}, f"dag {dag.dag_id!r}")
+    of_tasks = {task.task_id: task.options.params or {} for task in dag.tasks}
+    merged = resolve_with_tasks(dag.declared_params, of_tasks, params or {}, f"dag {dag.dag_id!r}")
     try:
         params_json = encode_json(merged)
     except XComEncodeError as error:
@@ -40,12 +41,17 @@ def fresh_run_id(kind: str, moment: datetime) -> str:
 def dag_facts(dag: Dag, digest: str) -> Any:
     from liteflow.storage.recording import DagFacts
 
-    try:
-        params_json = encode_json(dag.params)
-    except XComEncodeError as error:
-        raise ParamError(f"{dag.place}: the params of a dag are stored as text: {error}", param="") from None
+    params_json = default_params_json(dag)
     file = os.path.abspath(dag.place.file)
     return DagFacts(dag.dag_id, dag.description, dag.tags, params_json, file, digest, dag.retain_runs, dag.retain_days)
+
+
+def default_params_json(dag: Dag) -> str:
+    """The defaults of a dag's params, as typed JSON. Raises ParamError for one that has no form there."""
+    try:
+        return encode_json(dag.params)
+    except XComEncodeError as error:
+        raise ParamError(f"{dag.place}: the params of a dag are stored as text: {error}", param="") from None
 
 
 def _aware(moment: datetime) -> datetime:

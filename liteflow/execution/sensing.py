@@ -34,6 +34,7 @@ def look(poke: Callable[[], Any], options: SensorOptions, one: Try) -> Result:
         looks += 1
         if seen:
             value = seen.xcom_value if isinstance(seen, PokeReturnValue) else None
+            one.conclude(value)
             return Result("success", None, None, True, one.outputs(value))
         waited_s = clock.monotonic() - began
         if waited_s > options.timeout_s:

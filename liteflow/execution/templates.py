@@ -5,14 +5,15 @@ placeholders for those are still in them, and come out with the placeholders unt
 first template is met, and costs nothing before.
 
 Where it differs from Airflow 3.3: a text without a mark of Jinja is left as it is (there it would lose a newline at
-its end, and become a number when rendered natively if it looks like one), frozensets are rendered too, an undefined
-name is also an error as the whole of a native template, and no text is taken for the path of a file.
+its end, and become a number when rendered natively if it looks like one), frozensets are rendered too, and an undefined
+name is also an error as the whole of a native template.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import pickle
 import random
 import re
 import time
@@ -25,21 +26,14 @@ from functools import cache, lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from liteflow.authoring.context import Context
 from liteflow.authoring.ids import did_you_mean
-from liteflow.authoring.templates import is_template, literal, template_fields
+from liteflow.authoring.templates import UNDEFINED, TemplateSettings, is_template, literal, template_fields
 from liteflow.authoring.xcomarg import PLACEHOLDERS
 from liteflow.errors import InvalidOptionError, LiteflowError, TemplateError
 
 if TYPE_CHECKING:
     import jinja2
-
-UNDEFINED = {
-    "strict": "StrictUndefined",
-    "default": "Undefined",
-    "chainable": "ChainableUndefined",
-    "debug": "DebugUndefined",
-}
-"""What may be said for `undefined`, and Jinja's class for it."""
 
 _CACHED_TEMPLATES = 256
 _SHOWN_LENGTH = 100
@@ -71,6 +65,16 @@ def render_map_index(
     except TemplateError as error:
         warn(f"map_index_template: {error}; the task instance keeps its number for a name")
         return None
+
+
+def renderer_of(settings: bytes, native: bool) -> Renderer:
+    """The renderer of a dag with these settings, a pickled `TemplateSettings`; empty for those of `render`."""
+    return _renderer_of(settings, native) if settings else _renderer(native, "strict")
+
+
+@lru_cache(maxsize=32)
+def _renderer_of(settings: bytes, native: bool) -> Renderer:
+    return Renderer(native=native, **TemplateSettings(*pickle.loads(settings))._asdict())
 
 
 @lru_cache(maxsize=32)
@@ -118,26 +122,30 @@ class Renderer:
         self._environment = cache(self._make_environment)
         self._template = lru_cache(_CACHED_TEMPLATES)(self._compile)
 
-    def render(self, value: Any, context: Mapping[str, Any]) -> Any:
+    def render(self, value: Any, context: Mapping[str, Any], extensions: tuple[str, ...] = ()) -> Any:
         """`value` with each template in it replaced by what it makes of `context`.
+
+        A text that ends with one of `extensions` is the name of a file in `searchpath` that holds the template.
 
         Texts are rendered, and so are those in lists, tuples, sets and the values of dicts, in new containers. An
         object with `template_fields` gets its fields rendered in place; a field that can be called becomes what
         it returns for `context=` and `jinja_env=`. A `literal` becomes what it wraps. Anything else stays.
         Raises TemplateError, in one line, for whatever goes wrong in a template.
         """
-        return self._render(value, context, set())
+        return self._render(value, context, extensions, set())
 
     def text(self, template: str, context: Mapping[str, Any]) -> str:
         """One template as text, also if this renderer is a native one. Raises TemplateError as `render` does."""
-        with _as_template_error(template, context):
-            return self._template(template, False).render(context)
+        with self._as_template_error(template, context):
+            return str(_rendered(self._template(template, False), context))
 
-    def _value(self, template: str, context: Mapping[str, Any]) -> Any:
-        if not self._native:
-            return self.text(template, context)
-        with _as_template_error(template, context):
-            return _defined(self._template(template, True).render(context))
+    def _value(self, template: str, context: Mapping[str, Any], *, is_file: bool = False) -> Any:
+        with self._as_template_error(template, context, is_file=is_file):
+            if is_file:  # Jinja keeps it, and looks whether the file was changed
+                found = self._environment(self._native).get_template(template)
+            else:
+                found = self._template(template, self._native)
+            return _defined(_rendered(found, context)) if self._native else _rendered(found, context)
 
     def _compile(self, template: str, native: bool) -> jinja2.Template:
         return self._environment(native).from_string(template)
@@ -154,26 +162,50 @@ class Renderer:
         environment = _environment_class(native)(**options)
         environment.filters.update(self._filters)
         environment.globals.update(self._macros)
+        environment.context_class = _context_class()
         return environment
 
-    def _render(self, value: Any, context: Mapping[str, Any], seen: set[int]) -> Any:
+    @contextmanager
+    def _as_template_error(self, template: str, context: Mapping[str, Any], *, is_file: bool = False) -> Iterator[None]:
+        """Turn what goes wrong inside into one line about the template; what a macro raises on purpose goes through."""
+        try:
+            yield
+        except LiteflowError:
+            raise
+        except Exception as error:
+            what = f"template {'file ' if is_file else ''}{_shortened(template)!r}"
+            why = self._what_went_wrong(error, context, is_file)
+            raise TemplateError(f"{what}: {why}", template=template) from error
+
+    def _what_went_wrong(self, error: Exception, context: Mapping[str, Any], is_file: bool) -> str:
+        if type(error).__name__ not in ("TemplateNotFound", "TemplatesNotFound"):
+            return _what_went_wrong(error, context)
+        where = ", ".join(map(str, self._searchpath)) or "no directory"
+        hint = "; with a space at its end it is no name of a file" if is_file else ""
+        return f"there is no file {' '.join(str(error).split())!r} in {where}{hint}"
+
+    def _render(self, value: Any, context: Mapping[str, Any], extensions: tuple[str, ...], seen: set[int]) -> Any:
         if isinstance(value, str):
+            if extensions and value.endswith(extensions):
+                return self._value(value, context, is_file=True)
             return self._value(value, context) if is_template(value) else value
         if isinstance(value, literal):
             return value.value
         if isinstance(value, PLACEHOLDERS):
             return value
         if isinstance(value, dict):
-            return {key: self._render(one, context, seen) for key, one in value.items()}
+            return {key: self._render(one, context, extensions, seen) for key, one in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
-            return _like(value, [self._render(one, context, seen) for one in value])
+            return _like(value, [self._render(one, context, extensions, seen) for one in value])
         if id(value) not in seen:  # objects may hold each other
             seen.add(id(value))
             for field in template_fields(value):
-                self._render_field(value, field, context, seen)
+                self._render_field(value, field, context, extensions, seen)
         return value
 
-    def _render_field(self, holder: Any, field: str, context: Mapping[str, Any], seen: set[int]) -> None:
+    def _render_field(
+        self, holder: Any, field: str, context: Mapping[str, Any], extensions: tuple[str, ...], seen: set[int]
+    ) -> None:
         if not hasattr(holder, field):
             kind = type(holder).__name__
             raise TemplateError(
@@ -183,7 +215,7 @@ class Renderer:
         if callable(value):
             rendered = value(context=context, jinja_env=self._environment(self._native))
         else:
-            rendered = self._render(value, context, seen)
+            rendered = self._render(value, context, extensions, seen)
         if rendered is not value:
             setattr(holder, field, rendered)
 
@@ -223,16 +255,34 @@ def _defined(value: Any) -> Any:
     return str(value) if isinstance(value, jinja2.Undefined) else value
 
 
-@contextmanager
-def _as_template_error(template: str, context: Mapping[str, Any]) -> Iterator[None]:
-    """Turn what goes wrong inside into one line about the template; what a macro raises on purpose goes through."""
-    try:
-        yield
-    except LiteflowError:
-        raise
-    except Exception as error:
-        shown = template if len(template) <= _SHOWN_LENGTH else template[: _SHOWN_LENGTH - 3] + "..."
-        raise TemplateError(f"template {shown!r}: {_what_went_wrong(error, context)}", template=template) from error
+_CONTEXT = "liteflow context"
+"""Under which a template has the whole context, beside a copy of what is in it: no name that it could say."""
+
+
+def _rendered(template: jinja2.Template, context: Mapping[str, Any]) -> Any:
+    if isinstance(context, Context) and context.later:
+        return template.render(context, **{_CONTEXT: context})
+    return template.render(context)
+
+
+@cache
+def _context_class() -> type[jinja2.runtime.Context]:
+    import jinja2
+
+    class Names(jinja2.runtime.Context):
+        """Finds what comes into the context only when it is asked for."""
+
+        def resolve_or_missing(self, key: str) -> Any:
+            whole = self.parent.get(_CONTEXT)
+            if whole is not None and key in whole.later and key not in self.vars:
+                return whole[key]
+            return super().resolve_or_missing(key)
+
+    return Names
+
+
+def _shortened(template: str) -> str:
+    return template if len(template) <= _SHOWN_LENGTH else template[: _SHOWN_LENGTH - 3] + "..."
 
 
 def _what_went_wrong(error: Exception, context: Mapping[str, Any]) -> str:

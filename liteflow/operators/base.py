@@ -18,6 +18,7 @@ from liteflow.authoring.ids import did_you_mean
 from liteflow.authoring.options import OPERATOR_PARAMETERS, TASK_OPTION_NAMES, TaskOptions, task_options
 from liteflow.authoring.places import Place, caller
 from liteflow.authoring.task import Task, Traits, default_args_around, join_up, needs_rendering, refuse_nested_mapping
+from liteflow.authoring.templates import has_template_file, literal
 from liteflow.authoring.xcomarg import BaseXComArg, MappedArgument, nothing_taken, take_apart
 from liteflow.errors import DagError
 
@@ -100,6 +101,8 @@ class BaseOperator(Task, metaclass=OperatorMeta):
 
     template_fields: ClassVar[Sequence[str]] = ()
     """Attributes that may hold Jinja templates and values of other tasks."""
+    template_ext: Sequence[str] = ()
+    """Ends of texts in these attributes that make them names of template files, such as `.sql`."""
     kind: str
     """What is made of what `execute` returns, as for decorated tasks."""
     operator_traits: ClassVar[Traits] = Traits()
@@ -111,13 +114,10 @@ class BaseOperator(Task, metaclass=OperatorMeta):
         dag: Dag | None = None,
         task_group: TaskGroup | None = None,
         default_args: Mapping[str, Any] | None = None,
-        params: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         place = self.place
         found, group = _surroundings({"dag": dag, "task_group": task_group})
-        if params:
-            raise DagError(f"{place}: params of a single task are not supported; give them to the dag")
         base = group.default_options if group is not None else found.default_options if found is not None else None
         name = task_id if group is None else group.child_id(task_id)
         super().__init__(
@@ -135,6 +135,18 @@ class BaseOperator(Task, metaclass=OperatorMeta):
     def execute(self, context: Context) -> Any:
         """The work. What it returns is handed on."""
         raise TypeError(f"{type(self).__name__} has no execute(context)")
+
+    def pre_execute(self, context: Context) -> None:
+        """Called before `execute`. An error fails the try."""
+
+    def post_execute(self, context: Context, result: Any = None) -> None:
+        """Called after `execute`, with what it returned. An error fails the try."""
+
+    def render_template(self, content: Any, context: Context, *_: Any) -> Any:
+        """`content` with the Jinja templates in it rendered, as the operator's own fields are. In `execute` only."""
+        if context.render is None:
+            raise RuntimeError(f"{type(self).__name__}.render_template() works while the task runs")
+        return context.render(content, tuple(self.template_ext))
 
     def on_kill(self) -> None:
         """Called in the worker when the task is told to end, before its processes are killed."""
@@ -154,9 +166,14 @@ class BaseOperator(Task, metaclass=OperatorMeta):
                 )
         if self.options.templates_dict is not None:
             self.options = self.options._replace(templates_dict=take_apart(self.options.templates_dict, taken))
-        self.templated = needs_rendering(self.place, self.options, (plain, self.options.templates_dict))
+        values = (plain, self.options.templates_dict)
+        self.templated = needs_rendering(self.place, self.options, values, self.template_extensions)
         self.inputs = tuple(taken.inputs)
         join_up(self, taken.tasks, list(taken.mapped))
+
+    @property
+    def template_extensions(self) -> tuple[str, ...]:
+        return (*self.template_ext, *self.options.templates_exts)
 
     def _fields(self) -> dict[str, Any]:
         """The attributes that may hold templates and values of other tasks."""
@@ -236,8 +253,12 @@ def _refuse_unknown(cls: type, names: Iterable[str]) -> None:
 def _execute(operator: BaseOperator) -> Any:
     from liteflow.errors import TaskKilled
 
+    context = get_current_context()
     try:
-        return operator.execute(get_current_context())
+        operator.pre_execute(context)
+        result = operator.execute(context)
+        operator.post_execute(context, result)
+        return result
     except TaskKilled:
         operator.on_kill()
         raise
@@ -281,7 +302,12 @@ class PartialOperator:
             more=own,
         )
         taken = nothing_taken()
+        extensions = (*self._cls.template_ext, *options.templates_exts)
+        fields = self._cls.template_fields
         kwargs = take_apart({name: value for name, value in given.items() if name in own}, taken)
+        for name, value in kwargs.items():
+            if name not in fields and has_template_file(value, extensions):
+                kwargs[name] = literal(value)  # only what is a template field can be the name of a file
         task = Task(
             dag=dag,
             task_id=dag.free_operator_id(self._kwargs["task_id"], group, place),
@@ -296,13 +322,16 @@ class PartialOperator:
             expansion=expansion,
             sensor=self._cls.sensor_options_of(given, place),
             ignores_rules=bool(given.get("ignore_downstream_trigger_rules", True)),
-            templated=needs_rendering(place, options, (kwargs, expansion.input.literals, options.templates_dict)),
+            templated=needs_rendering(
+                place, options, (kwargs, expansion.input.literals, options.templates_dict), extensions
+            ),
+            extensions=extensions,
         )
         join_up(task, [*taken.tasks, *expansion.tasks], [*taken.mapped, *expansion.in_items.mapped])
         return task
 
 
-_PLACING = frozenset(["task_id", "dag", "task_group", "default_args", "params"])
+_PLACING = frozenset(["task_id", "dag", "task_group", "default_args"])
 
 
 def default_args_of_task(given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.options import BashOptions, bash_options
 from liteflow.authoring.places import caller
+from liteflow.authoring.task import BASH_EXTENSIONS
 from liteflow.errors import LiteflowError, SkipTask
 from liteflow.operators.base import BaseOperator
 
@@ -33,6 +34,8 @@ class CommandFailed(LiteflowError):
 class BashOperator(BaseOperator):
     """Runs `bash_command` with bash; its output goes into the log line by line, its last line is the result.
 
+    A command that ends with `.sh` or `.bash` is the name of a template file, beside the dag file or in the dag's
+    `template_searchpath`, that holds it; with a space at its end it is a command.
     `env`: its environment, in place of the task's; with `append_env` laid over it. `cwd`: the directory, default the
     task's. `skip_on_exit_code` (99): a code, or several, that skips the task; any other but 0 fails it.
     `output_processor` makes the result out of the last line. With a timeout or cancel the command is killed, and
@@ -40,6 +43,7 @@ class BashOperator(BaseOperator):
     """
 
     template_fields = ("bash_command", "env", "cwd")
+    template_ext = BASH_EXTENSIONS
 
     def __init__(
         self,

@@ -57,7 +57,8 @@ def keywords_for(
         return given
     taken = {*given, *list(parameters)[: len(op_args)]}
     if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-        return {**{name: value for name, value in context.items() if name not in taken}, **given}
+        found = context.for_keywords(function)
+        return {**{name: value for name, value in found.items() if name not in taken}, **given}
     return {**{name: context[name] for name in parameters if name in context and name not in taken}, **given}
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from liteflow.states import RunState, TaskInstanceState
 from liteflow.storage.history import OWNER_COLUMNS, Owner
-from liteflow.storage.tables import DAG_RUN, EXECUTOR, TASK_INSTANCE
+from liteflow.storage.tables import DAG, DAG_RUN, EXECUTOR, TASK_INSTANCE, to_microseconds
 
 _S = TaskInstanceState
 
@@ -55,6 +55,30 @@ def previous_instances(connection: Connection, run_pk: int, task_id: str) -> Pas
         None if run[3] is None else Owner(*run[3:]),
         [(map_index, instance) for map_index, instance in instances],
     )
+
+
+def previous_success(
+    connection: Connection, dag_id: str, run_id: str, logical_date_us: int
+) -> tuple[int, int, int | None] | None:
+    """Logical date, start and end, in microseconds, of the latest run of the dag that succeeded and whose logical date
+    is before that one; of several with one date the one that was created last. None if there is none.
+    """
+    run = connection.execute(
+        select(DAG_RUN.c.logical_date, DAG_RUN.c.created_at, DAG_RUN.c.ended_at)
+        .join(DAG, DAG.c.id == DAG_RUN.c.dag_pk)
+        .where(
+            DAG.c.dag_id == dag_id,
+            DAG_RUN.c.run_id != run_id,
+            DAG_RUN.c.state == RunState.SUCCESS,
+            DAG_RUN.c.logical_date < logical_date_us,
+        )
+        .order_by(DAG_RUN.c.logical_date.desc(), DAG_RUN.c.id.desc())
+        .limit(1)
+    ).one_or_none()
+    if run is None:
+        return None
+    logical, began, ended = run
+    return to_microseconds(logical), to_microseconds(began), None if ended is None else to_microseconds(ended)
 
 
 def unsuccessful_downstream(

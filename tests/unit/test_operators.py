@@ -173,11 +173,6 @@ def test_a_wrong_value_of_an_option_is_refused() -> None:
         EmptyOperator(task_id="a", retries=-1)
 
 
-def test_params_of_a_single_task_are_refused() -> None:
-    with Dag("d"), pytest.raises(DagError, match="params of a single task are not supported"):
-        EmptyOperator(task_id="a", params={"day": 1})
-
-
 @pytest.mark.parametrize("value", [lambda v: v, lambda v: v["k"], lambda v: v.map(str)], ids=["value", "key", "map"])
 def test_a_value_in_a_field_that_is_no_template_field_is_refused(value: Callable[[Any], Any]) -> None:
     with Dag("d") as d:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liteflow import Dag, TaskGroup, XComArg, task, task_group
-from liteflow.authoring.context import CONTEXT_KEYS
+from liteflow.authoring.context import CONTEXT_KEYS, PREVIOUS_KEYS
 from liteflow.authoring.mapping import Items, Literal
 from liteflow.authoring.options import TaskOptions
 from liteflow.authoring.xcomarg import MappedPlaceholder, Placeholder
@@ -387,7 +387,7 @@ def test_options_reach_the_recipe() -> None:
     assert (recipe.max_tries, recipe.push_result, recipe.multiple_outputs) == (4, False, True)
     assert recipe.map_index_template == "{{ x }}"
     assert pickle.loads(recipe.extras) == {"on_execute": (note,), "templates_dict": {"k": 1}}
-    assert recipe.dag_view == ("d", "mine", ("a",))
+    assert recipe.dag_view == ("d", "mine", ("a",), "UTC", "{}")
     assert recipe.task_view == (3, "none_failed", "one")
 
 
@@ -458,9 +458,13 @@ def test_a_try_has_all_of_airflows_keys_and_macros_when_they_are_asked_for() -> 
     at_us = int(datetime(2026, 1, 2, tzinfo=UTC).timestamp() * 1_000_000)
     payload = Payload((), None, "d", "r1", "use", -1, 2, at_us, '{"day": 3}', at_us)
     context = Try(recipe_of(d, "use"), payload, print, None).context
-    assert set(context) == CONTEXT_KEYS - {"macros"}
+    later = {"macros", *PREVIOUS_KEYS}
+    assert set(context) == CONTEXT_KEYS - later
+    assert all(key in context for key in later)
     assert context["macros"].timedelta(days=1).days == 1
-    assert set(context) == CONTEXT_KEYS
+    assert set(context) == CONTEXT_KEYS - {*PREVIOUS_KEYS}
+    with pytest.raises(RuntimeError, match="prev_start_date_success is to be had in slots"):
+        context["prev_start_date_success"]
     assert (context["ds"], context["params"], context["run_id"]) == ("2026-01-02", {"day": 3}, "r1")
     assert (context["ti"].try_number, context["ti"].max_tries, context["task"].retries) == (2, 3, 2)
     assert context["map_index_template"] == "{{ x }}"
