@@ -174,15 +174,17 @@ class Renderer:
             raise
         except Exception as error:
             what = f"template {'file ' if is_file else ''}{_shortened(template)!r}"
-            why = self._what_went_wrong(error, context, is_file)
+            why = self._what_went_wrong(error, context, template if is_file else None)
             raise TemplateError(f"{what}: {why}", template=template) from error
 
-    def _what_went_wrong(self, error: Exception, context: Mapping[str, Any], is_file: bool) -> str:
+    def _what_went_wrong(self, error: Exception, context: Mapping[str, Any], file: str | None) -> str:
         if type(error).__name__ not in ("TemplateNotFound", "TemplatesNotFound"):
             return _what_went_wrong(error, context)
-        where = ", ".join(map(str, self._searchpath)) or "no directory"
-        hint = "; with a space at its end it is no name of a file" if is_file else ""
-        return f"there is no file {' '.join(str(error).split())!r} in {where}{hint}"
+        where = ", ".join(map(str, self._searchpath)) or "the places of templates, since there are none"
+        name = getattr(error, "name", None)
+        if name == file:
+            return f"it is not in {where}; with a space at its end the text is no name of a file"
+        return f"there is no file {name!r} in {where}"
 
     def _render(self, value: Any, context: Mapping[str, Any], extensions: tuple[str, ...], seen: set[int]) -> Any:
         if isinstance(value, str):

@@ -1,0 +1,109 @@
+"""Templates, settings and the run before, as a dag file has them, in worker processes."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from liteflow import Dag, task
+from liteflow.storage.history import open_history
+from tests.conftest import lines_of, liteflow
+
+pytestmark = pytest.mark.usefixtures("nothing_left_behind")
+
+DAG_FILE = """
+from datetime import datetime
+
+import pendulum
+
+from liteflow import Dag, get_current_context, task
+from liteflow.authoring.context import set_date_type
+from liteflow.authoring.variables import Variable
+from liteflow.operators import BashOperator
+
+set_date_type(pendulum.instance)
+TABLE = {"a": 1}
+
+
+def of_the_file(name):
+    return TABLE[name]
+
+
+def before(context):
+    print("before", context["params"]["n"])
+
+
+with Dag(
+    "etl",
+    db_path="runs.db",
+    params={"n": 1},
+    template_searchpath="sql",
+    user_defined_macros={"of_the_file": of_the_file, "plus": lambda x: x + TABLE["a"]},
+    user_defined_filters={"twice": lambda x: 2 * x},
+    start_date=pendulum.datetime(2026, 1, 1, tz="Europe/Amsterdam"),
+) as dag:
+    BashOperator(task_id="script", bash_command="script.sh", params={"n": 2}, pre_execute=before)
+
+    @task(templates_exts=[".sql"])
+    def query(text, conn, data_interval_end, dag, prev_data_interval_end_success=None):
+        when = data_interval_end.in_timezone(dag.timezone).to_datetime_string()
+        return [text, Variable.get("bucket"), conn.lake.login, when, str(prev_data_interval_end_success)]
+
+    query("query.sql")
+
+    @task
+    def keywords(**context):
+        date = context["prev_start_date_success"]
+        return None if date is None else date.diff_for_humans()
+
+    keywords()
+"""
+
+
+def write(directory: Path) -> None:
+    (directory / "sql").mkdir()
+    (directory / "etl.py").write_text(DAG_FILE)
+    (directory / "script.sh").write_text("echo {{ of_the_file('a') }} {{ plus(1) }} {{ params.n }} {{ ds | twice }}\n")
+    (directory / "sql" / "query.sql").write_text("select {{ prev_end_date_success is none }}\n")
+    (directory / "liteflow.toml").write_text('[variables]\nbucket = "orders"\n[connections]\nlake = "aws://key@/"\n')
+
+
+def test_a_dag_file_finds_all_of_it_in_its_workers(tmp_path: Path) -> None:
+    write(tmp_path)
+    for day, before in (("2026-07-01", "None"), ("2026-07-02", "2026-07-01 00:00:00+00:00")):
+        done = liteflow("run", "etl.py", "--logical-date", f"{day}T00:00:00+00:00", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        run = open_history(str(tmp_path / "runs.db")).runs(dag_id="etl")[0]
+        assert run.xcom("script") == f"1 2 2 {day}{day}"
+        is_first = day == "2026-07-01"
+        assert run.xcom("query") == [f"select {is_first}", "orders", "key", f"{day} 02:00:00", before]
+        assert (run.xcom("keywords") is None) == is_first
+        assert "before 2" in lines_of(run, "script")
+    assert "ago" in run.xcom("keywords")
+
+
+@task
+def ask(prev_start_date_success: Any) -> Any:
+    return prev_start_date_success
+
+
+def test_an_executor_of_ones_own_cannot_ask_for_the_run_before(db: str) -> None:
+    with Dag("foreign", db_path=db) as dag:
+        ask()
+    with ThreadPoolExecutor(1) as executor:
+        run = dag.run(logical_date=datetime(2026, 1, 1, tzinfo=UTC), executor=executor, progress=False)
+    assert "prev_start_date_success is to be had in slots" in str(run.task_instance("ask").error)
+
+
+def test_a_run_may_give_the_params_that_only_a_task_has(tmp_path: Path) -> None:
+    text = 'from liteflow import Dag, task\n@task(params={"day": "01"})\ndef show(params):\n    return params["day"]\n'
+    (tmp_path / "own.py").write_text(text + 'with Dag("own", db_path="runs.db"):\n    show()\n')
+    done = liteflow("run", "own.py", "--param", "day=007", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert open_history(str(tmp_path / "runs.db")).runs(dag_id="own")[0].xcom("show") == "007"
+    assert json.loads(done.stdout)
