@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +17,24 @@ pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 DAG_FILE = """
 from datetime import datetime
-
-import pendulum
+from zoneinfo import ZoneInfo
 
 from liteflow import Dag, get_current_context, task
 from liteflow.authoring.context import set_date_type
 from liteflow.authoring.variables import Variable
 from liteflow.operators import BashOperator
 
-set_date_type(pendulum.instance)
+
+class Stamp(datetime):
+    @classmethod
+    def of(cls, moment):
+        return cls.fromtimestamp(moment.timestamp(), moment.tzinfo)
+
+    def hour_in(self, zone):
+        return self.astimezone(zone).hour
+
+
+set_date_type(Stamp.of)
 TABLE = {"a": 1}
 
 
@@ -45,21 +53,21 @@ with Dag(
     template_searchpath="sql",
     user_defined_macros={"of_the_file": of_the_file, "plus": lambda x: x + TABLE["a"]},
     user_defined_filters={"twice": lambda x: 2 * x},
-    start_date=pendulum.datetime(2026, 1, 1, tz="Europe/Amsterdam"),
+    start_date=datetime(2026, 1, 1, tzinfo=ZoneInfo("Europe/Amsterdam")),
 ) as dag:
     BashOperator(task_id="script", bash_command="script.sh", params={"n": 2}, pre_execute=before)
 
     @task(templates_exts=[".sql"])
     def query(text, conn, data_interval_end, dag, prev_data_interval_end_success=None):
-        when = data_interval_end.in_timezone(dag.timezone).to_datetime_string()
-        return [text, Variable.get("bucket"), conn.lake.login, when, str(prev_data_interval_end_success)]
+        hour = data_interval_end.hour_in(dag.timezone)
+        return [text, Variable.get("bucket"), conn.lake.login, hour, str(prev_data_interval_end_success)]
 
     query("query.sql")
 
     @task
     def keywords(**context):
         date = context["prev_start_date_success"]
-        return None if date is None else date.diff_for_humans()
+        return None if date is None else type(date).__name__
 
     keywords()
 """
@@ -81,10 +89,10 @@ def test_a_dag_file_finds_all_of_it_in_its_workers(tmp_path: Path) -> None:
         run = open_history(str(tmp_path / "runs.db")).runs(dag_id="etl")[0]
         assert run.xcom("script") == f"1 2 2 {day}{day}"
         is_first = day == "2026-07-01"
-        assert run.xcom("query") == [f"select {is_first}", "orders", "key", f"{day} 02:00:00", before]
+        assert run.xcom("query") == [f"select {is_first}", "orders", "key", 2, before]
         assert (run.xcom("keywords") is None) == is_first
         assert "before 2" in lines_of(run, "script")
-    assert "ago" in run.xcom("keywords")
+    assert run.xcom("keywords") == "Stamp"
 
 
 @task
@@ -98,12 +106,3 @@ def test_an_executor_of_ones_own_cannot_ask_for_the_run_before(db: str) -> None:
     with ThreadPoolExecutor(1) as executor:
         run = dag.run(logical_date=datetime(2026, 1, 1, tzinfo=UTC), executor=executor, progress=False)
     assert "prev_start_date_success is to be had in slots" in str(run.task_instance("ask").error)
-
-
-def test_a_run_may_give_the_params_that_only_a_task_has(tmp_path: Path) -> None:
-    text = 'from liteflow import Dag, task\n@task(params={"day": "01"})\ndef show(params):\n    return params["day"]\n'
-    (tmp_path / "own.py").write_text(text + 'with Dag("own", db_path="runs.db"):\n    show()\n')
-    done = liteflow("run", "own.py", "--param", "day=007", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert open_history(str(tmp_path / "runs.db")).runs(dag_id="own")[0].xcom("show") == "007"
-    assert json.loads(done.stdout)

@@ -19,8 +19,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from liteflow import Dag, task
 from liteflow.authoring import dagfile
-from liteflow.authoring.params import NOTSET, ArgNotSet, Param, declare_params, parse_param_text, resolve_params
+from liteflow.authoring.params import (
+    NOTSET,
+    ArgNotSet,
+    Param,
+    declare_params,
+    own_values,
+    parse_param_text,
+    resolve_params,
+    resolve_with_tasks,
+)
 from liteflow.authoring.places import Place
 from liteflow.errors import ParamError
 
@@ -580,3 +590,32 @@ def test_text_of_the_command_line(param: Param | None, text: str, value: Any) ->
 def test_text_stays_what_it_is_for_a_param_of_text(text: str) -> None:
     assert parse_param_text(Param(type="string"), text) == text
     assert parse_param_text(Param("default"), text) == text
+
+
+# Params of single tasks
+
+
+def test_a_command_line_reads_the_param_of_a_task_as_the_task_declares_it() -> None:
+    from liteflow.cli.dagfile import given_params
+
+    with Dag("d", params={"both": "text"}) as dag:
+        task(lambda: None, task_id="one", params={"day": "01", "both": 5})()
+    assert given_params(dag, ["day=007", "both=7", "none=7"]) == {"day": "007", "both": "7", "none": 7}
+
+
+def test_the_params_of_a_run_hold_what_only_tasks_have_once_it_is_given() -> None:
+    declared, own = {"a": Param(1)}, {"one": {"b": Param(2), "a": Param(3)}, "two": {}}
+    assert resolve_with_tasks(declared, own, {}, "d") == {"a": 1}
+    assert resolve_with_tasks(declared, own, {"b": 5}, "d") == {"a": 1, "b": 5}
+
+
+@pytest.mark.parametrize(
+    ("run", "values"),
+    [
+        ({"a": 1}, {"a": 2, "own": 3}),  # the dag's default, given or not
+        ({"a": 5}, {"a": 5, "own": 3}),
+        ({"a": 1, "own": 6, "b": 7}, {"a": 2, "own": 6, "b": 7}),
+    ],
+)
+def test_what_a_run_gives_goes_over_the_params_of_a_task(run: dict[str, Any], values: dict[str, Any]) -> None:
+    assert own_values({"a": 2, "own": 3}, run, {"a": 1}) == values
