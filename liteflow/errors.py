@@ -139,6 +139,18 @@ class TaskFailedError(LiteflowError):
     state: str
 
 
+class TriggerError(LiteflowError):
+    """A task could not begin a run of another dag, or that run ended as it must not."""
+
+
+class ExternalTaskNotFoundError(LiteflowError):
+    """The dag, task or group for which a sensor waits is not there."""
+
+
+class ExternalTaskFailedError(LiteflowError):
+    """That for which a sensor waits is in one of its `failed_states`."""
+
+
 class NotFoundError(LiteflowError, LookupError):
     """No dag, run, task instance or XCom of that name. Facts: `identifier`."""
 

@@ -10,7 +10,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache, partial
 from types import CodeType
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from liteflow.authoring.connections import ConnectionAccessor
 from liteflow.authoring.variables import variables_in_context
 from liteflow.authoring.xcomarg import RETURN_VALUE
+from liteflow.errors import NotFoundError
 
 PREVIOUS_KEYS = (
     "prev_data_interval_start_success",
@@ -80,6 +81,10 @@ def set_date_type(convert: Callable[[datetime], datetime] | None) -> None:
 def make_date(moment: datetime) -> datetime:
     """The date as tasks are to see it; see `set_date_type`."""
     return _date_type(moment)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class DagView(NamedTuple):
@@ -172,6 +177,9 @@ class XComs(Protocol):
     ) -> Any:
         """Values of tasks, or its own."""
 
+    def ask(self, question: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+        """Put a question to whoever drives the run; `what` asks it, for errors."""
+
 
 class TaskInstanceFacts:
     """The task instance, as its own code sees it (`ti` in the context)."""
@@ -247,6 +255,80 @@ class TaskInstanceFacts:
         """
         return self._need_xcoms().pull(task_ids, dag_id, key, include_prior_dates, map_indexes, default, run_id)
 
+    def get_dagrun_state(self, dag_id: str, run_id: str) -> str:
+        """The state of a run in the same database. Raises NotFoundError."""
+        found = self.ask(("runs", dag_id, None, (run_id,)), "ti.get_dagrun_state()")
+        if not found:
+            raise NotFoundError(f"there is no run {run_id!r} of dag {dag_id!r}", identifier=run_id)
+        return str(found[0][2])
+
+    def get_dr_count(
+        self,
+        dag_id: str,
+        logical_dates: Iterable[datetime] | None = None,
+        run_ids: Iterable[str] | None = None,
+        states: Iterable[str] | None = None,
+    ) -> int:
+        """How many runs of a dag there are, in these states. Of runs with one of the `logical_dates` the last one that
+        was created for each date counts."""
+        found = self.ask(("runs", dag_id, _dates_us(logical_dates), _names(run_ids)), "ti.get_dr_count()")
+        wanted = None if states is None else {str(state) for state in states}
+        return sum(wanted is None or state in wanted for _, _, state in found)
+
+    def get_ti_count(
+        self,
+        dag_id: str,
+        map_index: int | None = None,
+        task_ids: Iterable[str] | None = None,
+        task_group_id: str | None = None,
+        logical_dates: Iterable[datetime] | None = None,
+        run_ids: Iterable[str] | None = None,
+        states: Iterable[str] | None = None,
+    ) -> int:
+        """How many task instances there are in these runs, see `get_dr_count`, and in these states."""
+        found = self._states_of(dag_id, map_index, task_ids, task_group_id, logical_dates, run_ids, "ti.get_ti_count()")
+        wanted = None if states is None else {str(state) for state in states}
+        return sum(wanted is None or one in wanted for _, instances in found for _, _, one in instances)
+
+    def get_task_states(
+        self,
+        dag_id: str,
+        map_index: int | None = None,
+        task_ids: Iterable[str] | None = None,
+        task_group_id: str | None = None,
+        logical_dates: Iterable[datetime] | None = None,
+        run_ids: Iterable[str] | None = None,
+    ) -> dict[str, dict[str, str]]:
+        """By run id, for these runs (see `get_dr_count`), the state of each task; of a mapped one `task_id_0`, ..."""
+        what = "ti.get_task_states()"
+        return {
+            run_id: {name if index < 0 else f"{name}_{index}": state for name, index, state in instances}
+            for run_id, instances in self._states_of(
+                dag_id, map_index, task_ids, task_group_id, logical_dates, run_ids, what
+            )
+        }
+
+    def _states_of(
+        self,
+        dag_id: str,
+        map_index: int | None,
+        task_ids: Iterable[str] | None,
+        task_group_id: str | None,
+        logical_dates: Iterable[datetime] | None,
+        run_ids: Iterable[str] | None,
+        what: str,
+    ) -> list[tuple[str, list[tuple[str, int, str]]]]:
+        """Of each run the task instances: task id, map index, state."""
+        question = ("tasks", dag_id, _dates_us(logical_dates), _names(run_ids), _names(task_ids), task_group_id)
+        return [
+            (run_id, [one for one in instances if map_index is None or one[1] == map_index])
+            for run_id, _, instances in self.ask(question, what)
+        ]
+
+    def ask(self, question: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+        """Put a question to whoever drives the run, for the operators of liteflow; `what` asks it, for errors."""
+        return self._need_xcoms().ask(question, what)
+
     def _need_xcoms(self) -> XComs:
         if self._xcoms is None:
             raise RuntimeError("XComs can be pushed and pulled only by a task that is running")
@@ -255,6 +337,19 @@ class TaskInstanceFacts:
     def __repr__(self) -> str:
         index = "" if self.map_index < 0 else f"[{self.map_index}]"
         return f"<TaskInstance {self.dag_id}.{self.task_id}{index} {self.run_id} try {self.try_number}>"
+
+
+def to_us(moment: datetime) -> int:
+    """Microseconds since 1970 in UTC; a moment without a time zone is taken for one in UTC."""
+    return ((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
+
+
+def _dates_us(dates: Iterable[datetime] | None) -> tuple[int, ...] | None:
+    return None if dates is None else tuple(to_us(one) for one in dates)
+
+
+def _names(names: Iterable[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(str(one) for one in names)
 
 
 class Context(dict[str, Any]):

@@ -489,6 +489,7 @@ class Dag:
         alone: bool = False,
         max_workers: int | None = None,
         executor: Executor | None = None,
+        dags: Iterable[Dag] = (),
         progress: bool | None = None,
     ) -> DagRun:
         """Run the dag once and return the finished run, whichever way it ended.
@@ -499,6 +500,8 @@ class Dag:
         `logical_date` (aware; default now) is the date that the run is for. `alone`: raise RunActiveError instead of
         beginning a new run while another run of the dag goes on, in whatever process. `max_workers` is the number of
         slots, default the usable CPUs. `executor`, any `concurrent.futures.Executor`, takes the place of the slots.
+        `dags`: others of which tasks may begin runs (`TriggerDagRunOperator`), in this database; it returns when these
+        are over too.
         `progress`: None shows a live display if standard error is a terminal and plain lines if not; False shows
         nothing; True always plain lines.
 
@@ -517,6 +520,7 @@ class Dag:
             alone=alone,
             max_workers=max_workers,
             executor=executor,
+            dags=dags,
             progress=progress,
         )
 
@@ -529,6 +533,7 @@ class Dag:
         alone: bool = False,
         max_workers: int | None = None,
         executor: Executor | None = None,
+        dags: Iterable[Dag] = (),
     ) -> DagRun:
         """As `run`, in a coroutine: the event loop goes on meanwhile, and nothing is shown.
 
@@ -550,6 +555,7 @@ class Dag:
             alone=alone,
             max_workers=max_workers,
             executor=executor,
+            dags=dags,
         )
         return over
 
@@ -591,6 +597,7 @@ class Dag:
         force: bool = False,
         max_workers: int | None = None,
         executor: Executor | None = None,
+        dags: Iterable[Dag] = (),
         progress: bool | None = None,
     ) -> DagRun:
         """Go on with a run and return it when it is finished.
@@ -618,6 +625,7 @@ class Dag:
             force=force,
             max_workers=max_workers,
             executor=executor,
+            dags=dags,
             progress=progress,
         )
 
@@ -630,6 +638,7 @@ class Dag:
         run_id: str | None = None,
         max_workers: int | None = None,
         executor: Executor | None = None,
+        dags: Iterable[Dag] = (),
         progress: bool | None = None,
     ) -> DagRun:
         """Run the dag once more for the logical date and with the params of the run `from_run`, as a new run.
@@ -657,6 +666,7 @@ class Dag:
             run_id=run_id,
             max_workers=max_workers,
             executor=executor,
+            dags=dags,
             progress=progress,
         )
 

@@ -22,7 +22,7 @@ from liteflow.cli.common import (
     run_document,
     task_and_index,
 )
-from liteflow.cli.dagfile import given_params, load_dag, moment_of, run_id_of
+from liteflow.cli.dagfile import given_params, load_dag, load_with_others, moment_of, run_id_of
 from liteflow.cli.stopping import signals_that_raise, stopped
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ def rerun_command(
     """
     if only_failed and params:
         raise click.UsageError("the values of a run belong to its params: --only-failed and --param do not go together")
-    dag = load_dag(file)
+    dag, others = load_with_others(file)
     if db_path is not None:
         dag.db_path = db_path
     given = given_params(dag, params)
     begin = partial(dag.rerun, run_id_of(dag, from_run), only_failed=only_failed, params=given, run_id=run_id)
-    run = _unless_stopped(partial(begin, max_workers=workers, progress=False if quiet else None))
+    run = _unless_stopped(partial(begin, max_workers=workers, dags=others, progress=False if quiet else None))
     if as_json:
         print_json(run_document(run))
     else:
@@ -216,7 +216,7 @@ def backfill_command(
     dates = _dates(
         dates_between, moment_of(first, "--from"), moment_of(last, "--to"), _checked(parse_step, "--step", step)
     )
-    dag = load_dag(file)
+    dag, others = load_with_others(file)
     if db_path is not None:
         dag.db_path = db_path
     given = given_params(dag, params)
@@ -233,6 +233,7 @@ def backfill_command(
             max_active=max_active,
             rerun_failed=rerun_failed,
             max_workers=workers,
+            dags=others,
             progress=tell,
         ),
         "the same command again goes on where it was",

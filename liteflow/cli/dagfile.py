@@ -34,13 +34,20 @@ def load_dag(identifier: str) -> Dag:
 
     What the file prints goes to stderr. Raises DagFileError, with the place in the file.
     """
+    return load_with_others(identifier)[0]
+
+
+def load_with_others(identifier: str) -> tuple[Dag, list[Dag]]:
+    """The same, and the other dags of the file, of which its tasks may begin runs."""
     from liteflow.authoring.filedags import chosen
 
     path, dag_id = identifier, None
     if not os.path.exists(path) and ":" in identifier:
         path, _, dag_id = identifier.rpartition(":")
     path = os.path.abspath(path)
-    return chosen(load_dags(path), dag_id, path)
+    by_id = load_dags(path)
+    dag = chosen(by_id, dag_id, path)
+    return dag, [one for one in by_id.values() if one is not dag]
 
 
 def load_dags(path: str) -> dict[str, Dag]:

@@ -14,7 +14,7 @@ import click
 
 from liteflow.cli import completing
 from liteflow.cli.common import db_option, echo, examples, is_interrupted, json_option, print_json, run_document
-from liteflow.cli.dagfile import given_params, load_dag, moment_of, run_id_of
+from liteflow.cli.dagfile import given_params, load_with_others, moment_of, run_id_of
 from liteflow.cli.stopping import signals_that_raise, stopped
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def run_command(
 
     Ctrl-C or SIGTERM stops it: nothing more is begun, what runs may go on for 5 s, the run can be resumed (exit 130 or
     143); once more kills it at once. DAG_ID is needed when the file has several dags. The database is --db, else what
-    the dag itself says, else $LITEFLOW_DB, else liteflow.db.
+    the dag itself says, else $LITEFLOW_DB, else liteflow.db. Tasks may begin runs of the file's other dags, in the same
+    database (TriggerDagRunOperator): it ends when these are over too, and says how each ended.
     """
     if resume is None and (accept_changes or force):
         raise click.UsageError("--accept-changes and --force go with --resume RUN")
@@ -97,7 +98,7 @@ def run_command(
         from liteflow.authoring.dagfile import AIRFLOW_COMPAT
 
         os.environ[AIRFLOW_COMPAT] = str(int(airflow_compat))  # for the workers too
-    dag = load_dag(file)
+    dag, others = load_with_others(file)
     if db_path is not None:
         dag.db_path = db_path
     moment = moment_of(logical_date) if logical_date is not None else None
@@ -112,7 +113,7 @@ def run_command(
 
     try:
         with signals_that_raise():
-            run = begin(max_workers=workers, progress=False if quiet else None)
+            run = begin(max_workers=workers, dags=others, progress=False if quiet else None)
     except RunActiveError as error:
         if if_active == "skip":
             echo(f"{error}: nothing is run", err=True)

@@ -103,6 +103,8 @@ class ActiveRun:
         """Of sensors that gave their slots back: when they looked first."""
         self.looks: dict[int, int] = {}
         """Of the same: how many times they have looked."""
+        self.look_at_once: set[int] = set()
+        """Of the same: whose present look may have come too early, since what they wait for is over."""
         self.past_tries: dict[tuple[str, int], int] = {}
         """By task id and map index: tries of instances that were removed from the run, and may come back."""
         self.open_callbacks = 0

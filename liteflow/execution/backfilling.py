@@ -7,7 +7,7 @@ what was interrupted goes on.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,14 +94,16 @@ def backfill(
     max_active: int = 1,
     rerun_failed: bool = False,
     max_workers: int | None = None,
+    dags: Iterable[Dag] = (),
     progress: Callable[[Slot], None] | None = None,
 ) -> list[Slot]:
     """Have a run for each date, at most `max_active` at once, in the order of the dates; returns how each ended.
 
     Runs that are over are left as they are; with `rerun_failed` those that failed are tried once more. What was
-    interrupted goes on, and what another process drives is waited for. A run that cannot be begun or gone on with is
-    `refused`, and the others go on. `progress` is called with each date when something has become of it. Ctrl-C raises
-    KeyboardInterrupt, as for `Dag.run`; the same call again then goes on.
+    interrupted goes on, and what another process drives is waited for. A run that cannot be begun or gone on with
+    is `refused`, and the others go on. `dags`: others of which tasks may begin runs. `progress` is called with each
+    date when something has become of it. Ctrl-C raises KeyboardInterrupt, as for `Dag.run`; the same call again
+    then goes on.
     """
     tell = progress or (lambda _slot: None)
     planned = plan_backfill(dag, dates, rerun_failed=rerun_failed)
@@ -114,6 +116,7 @@ def backfill(
         StopSignals() as signals,
         ExecutorService(dag.db_path, dags=[dag], max_workers=max_workers, recover=False) as service,
     ):
+        service._offer(dags)
         signals.service = service
         return _Backfill(service, dag, params, max_active, rerun_failed, tell, signals).through(dates)
 

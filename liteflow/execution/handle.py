@@ -13,6 +13,7 @@ from liteflow.execution.events import POLL_S, Feed, RunEvents, threadsafe
 from liteflow.states import RunState, TaskInstanceState
 
 if TYPE_CHECKING:
+    from liteflow.authoring.dag import Dag
     from liteflow.execution.active import ActiveRun
     from liteflow.execution.prepared import PreparedDag
     from liteflow.execution.service import ExecutorService
@@ -50,6 +51,11 @@ class RunHandle:
     def run_id(self) -> str:
         """The id of the run."""
         return self._run.run_id if self._run is not None else self.run.run_id
+
+    @property
+    def dag(self) -> Dag | None:
+        """The dag of the run, if the service knows it."""
+        return None if self._prepared is None else self._prepared.dag
 
     @property
     def is_driven_here(self) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from liteflow.authoring.xcomarg import RETURN_VALUE
 from liteflow.errors import DagError, LiteflowError, MissingMainGuard, RunInterruptedError
 from liteflow.execution import recorder, telling
+from liteflow.execution.active import ActiveRun
 from liteflow.execution.admission import Admission
 from liteflow.execution.answering import answer
 from liteflow.execution.choosing import Chooser
@@ -39,9 +40,10 @@ from liteflow.storage.xcoms import encode
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from liteflow.execution.active import ActiveRun, Listener, Stored
+    from liteflow.execution.active import Listener, Stored
     from liteflow.execution.pools import PoolGuard
     from liteflow.execution.recovery import TakenUp
+    from liteflow.execution.triggering import Triggering
     from liteflow.storage.engine import Database
 
 _S = TaskInstanceState
@@ -95,6 +97,7 @@ class Loop:
         *,
         clock: Clock = HOST_CLOCK,
         is_alone: bool = False,
+        triggering: Triggering | None = None,
     ) -> None:
         self._engine = engine
         self._database = database
@@ -104,6 +107,8 @@ class Loop:
         self._clock = clock
         self._is_alone = is_alone
         """Whether nobody else can write to the database: then there is nothing to look out for."""
+        self._triggering = triggering
+        """Begins runs that tasks wish for; without it none is begun."""
         self._waiting = Waiting(database.path, executor_pk, counts_itself=recover is not None)
         self.mutex = threading.Lock()
         """Guards what other threads hand in."""
@@ -237,6 +242,7 @@ class Loop:
                 run.listeners.append(listener)
         for run in turn.over:
             self._forget(run)
+            self._wake_waiters(run)
             run.end()
             self._retention.note(run)
         if self._retention.is_due and not self.is_stopping:
@@ -261,16 +267,42 @@ class Loop:
 
     def _answer(self, events: Events) -> None:
         """Answer what running tasks want to know of others."""
-        if not events.questions:
-            return
-        with self._database.read() as connection:
-            for job, number, question in events.questions:
-                self._engine.answer(job, number, answer(connection, question, job.run.logical_date_us))
+        for job, number, question in events.questions:
+            self._engine.answer(job, number, self.answer_now(job, question))
 
     def answer_now(self, job: Job, question: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The answer to what a running task wants to know: for an engine that runs jobs while it is polled."""
+        """The answer to what a running task wants to know: also for an engine that runs jobs while it is polled."""
+        if self._triggering is None:
+            with self._database.read() as connection:
+                return answer(connection, question, job.run.logical_date_us)
+        if question[0] == "trigger":
+            return self._trigger(job, self._triggering, question)
         with self._database.read() as connection:
-            return answer(connection, question, job.run.logical_date_us)
+            return answer(connection, question, job.run.logical_date_us, self._triggering.find_dag)
+
+    def _trigger(self, job: Job, triggering: Triggering, question: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Begin the run that a task wishes for, or go on with it."""
+        from liteflow.execution.triggering import Wish
+
+        told, begun = triggering.grant(job, Wish(*question[1:]))
+        if isinstance(begun, ActiveRun):
+            self.begin(begun)
+        elif begun is not None:
+            self.adopt(begun)
+        return told
+
+    def _wake_waiters(self, run: ActiveRun) -> None:
+        """Task instances that wait for a run that is over look now, or when their look that goes on is over."""
+        for waiter, index in self._triggering.waiters_of(run) if self._triggering is not None else ():
+            if self.runs.get(waiter.pk) is not waiter:
+                continue
+            if waiter.core.states[index] is _S.UP_FOR_RESCHEDULE:
+                # The timer of the look that was due goes: it would ring for whatever the task instance waits for then.
+                self._timers = [one for one in self._timers if one[1:] != (waiter.pk, index)]
+                self._timers.append((self._clock.monotonic(), waiter.pk, index))
+                heapq.heapify(self._timers)
+            else:
+                waiter.look_at_once.add(index)
 
     def _let_in(self, run: ActiveRun, turn: Turn) -> None:
         """Begin a run, or have it wait until its dag's other runs are over."""
@@ -408,8 +440,11 @@ class Loop:
         if change.state.is_terminal:
             run.keep_values(job.index, outcome)
         turn.ended.append((job, outcome, change))
+        is_awaited_over = job.index in run.look_at_once
+        run.look_at_once.discard(job.index)
         if change.state in (_S.UP_FOR_RETRY, _S.UP_FOR_RESCHEDULE):
-            heapq.heappush(self._timers, (self._clock.monotonic() + change.delay_s, run.pk, change.index))
+            delay_s = 0.0 if is_awaited_over and change.state is _S.UP_FOR_RESCHEDULE else change.delay_s
+            heapq.heappush(self._timers, (self._clock.monotonic() + delay_s, run.pk, change.index))
         if change.state is _S.UP_FOR_RESCHEDULE:
             run.first_look_us.setdefault(job.index, outcome.started_us or self._clock.now_us())
             run.looks[job.index] = run.looks.get(job.index, 0) + 1

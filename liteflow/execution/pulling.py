@@ -74,14 +74,18 @@ class TryXComs:
                 "xcom_pull() of another task works in slots, not with executor=: pass its value as an argument, or "
                 "pull with task_ids=None what this task has pushed"
             )
-        if os.getpid() != self._pid:
-            raise RuntimeError("xcom_pull() works in the task's own process, not in one that it has started")
         found: dict[str, dict[int, tuple[str, bytes]]] = {}
-        for name, map_index, encoding, data in self._ask(
-            ("pull", dag_id, run_id, tuple(names), key, None if indexes is None else tuple(indexes), prior)
-        ):
+        question = ("pull", dag_id, run_id, tuple(names), key, None if indexes is None else tuple(indexes), prior)
+        for name, map_index, encoding, data in self.ask(question, "xcom_pull()"):
             found.setdefault(name, {})[map_index] = (encoding, data)
         return found
+
+    def ask(self, question: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+        if self._ask is None:
+            raise RuntimeError(f"{what} works in slots, not with executor=")
+        if os.getpid() != self._pid:
+            raise RuntimeError(f"{what} works in the task's own process, not in one that it has started")
+        return self._ask(question)
 
 
 def check_key(key: Any, what: str) -> None:

@@ -25,6 +25,7 @@ from liteflow.states import TaskInstanceState, instance_name
 from liteflow.storage import recording, recovery
 from liteflow.storage.history import check_instances
 from liteflow.storage.tables import to_microseconds
+from liteflow.storage.triggers import TRIGGERED_KEY
 from liteflow.storage.xcoms import ITEMS, EncodedItems
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def prepare_replay(
         prepared,
         payload._replace(try_number=number),
         one.state,
-        {key: value for (_, key), value in recorded.items() if key != DECISION_KEY},
+        {key: value for (_, key), value in recorded.items() if key not in (DECISION_KEY, TRIGGERED_KEY)},
         str(found) if found else "",
     )
 

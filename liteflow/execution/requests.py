@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,11 +18,22 @@ from liteflow.storage.xcoms import encode_json
 
 
 def check_request(
-    dag: Dag, params: Mapping[str, Any] | None, run_id: str | None, logical_date: datetime | None
+    dag: Dag,
+    params: Mapping[str, Any] | None,
+    run_id: str | None,
+    logical_date: datetime | None,
+    *,
+    more: Collection[str] = (),
 ) -> tuple[str, datetime, str]:
-    """Run id, logical date and params (as typed JSON) of a run that is asked for. Raises for what cannot be meant."""
+    """Run id, logical date and params (as typed JSON) of a run that is asked for. Raises for what cannot be meant.
+
+    `more`: names of params that the dag need not declare.
+    """
+    given = params or {}
+    undeclared = {name: given[name] for name in given if name in more and name not in dag.declared_params}
+    declared = {name: given[name] for name in given if name not in undeclared}
     of_tasks = {task.task_id: task.options.params or {} for task in dag.tasks}
-    merged = resolve_with_tasks(dag.declared_params, of_tasks, params or {}, f"dag {dag.dag_id!r}")
+    merged = {**resolve_with_tasks(dag.declared_params, of_tasks, declared, f"dag {dag.dag_id!r}"), **undeclared}
     try:
         params_json = encode_json(merged)
     except XComEncodeError as error:

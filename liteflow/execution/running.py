@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ def run_dag(
     alone: bool,
     max_workers: int | None,
     executor: Executor | None,
+    dags: Iterable[Dag],
     progress: bool | None,
 ) -> DagRun:
     """See `Dag.run`."""
@@ -46,7 +47,7 @@ def run_dag(
     def submit(service: ExecutorService, listener: Listener | None) -> RunHandle:
         return service.submit(dag, params, run_id, logical_date, alone=alone, listener=listener)
 
-    return _drive(dag, submit, max_workers=max_workers, executor=executor, progress=progress)
+    return _drive(dag, submit, max_workers=max_workers, executor=executor, dags=dags, progress=progress)
 
 
 async def arun_dag(
@@ -58,6 +59,7 @@ async def arun_dag(
     alone: bool,
     max_workers: int | None,
     executor: Executor | None,
+    dags: Iterable[Dag],
 ) -> DagRun:
     """See `Dag.arun`."""
     import asyncio
@@ -65,8 +67,11 @@ async def arun_dag(
     # All that takes longer for a larger dag is done in threads.
     def make() -> ExecutorService:
         check_request(dag, params, run_id, logical_date)
-        slots = _slots_for(dag, max_workers, executor)
-        return ExecutorService(dag.db_path, dags=[dag], max_workers=slots, executor=executor, recover=False)
+        others = list(dags)
+        slots = _slots_for([dag, *others], max_workers, executor)
+        service = ExecutorService(dag.db_path, dags=[dag], max_workers=slots, executor=executor, recover=False)
+        service._offer(others)
+        return service
 
     service = await asyncio.to_thread(make)
 
@@ -97,6 +102,7 @@ def resume_dag(
     force: bool,
     max_workers: int | None,
     executor: Executor | None,
+    dags: Iterable[Dag],
     progress: bool | None,
 ) -> DagRun:
     """See `Dag.resume`."""
@@ -107,7 +113,7 @@ def resume_dag(
     def resume(service: ExecutorService, listener: Listener | None) -> RunHandle:
         return service.resume(dag, run_id, accept_changes=accept_changes, force=force, listener=listener)
 
-    return _drive(dag, resume, max_workers=max_workers, executor=executor, progress=progress)
+    return _drive(dag, resume, max_workers=max_workers, executor=executor, dags=dags, progress=progress)
 
 
 def rerun_dag(
@@ -119,6 +125,7 @@ def rerun_dag(
     run_id: str | None,
     max_workers: int | None,
     executor: Executor | None,
+    dags: Iterable[Dag],
     progress: bool | None,
 ) -> DagRun:
     """See `Dag.rerun`."""
@@ -126,7 +133,7 @@ def rerun_dag(
     def rerun(service: ExecutorService, listener: Listener | None) -> RunHandle:
         return service.rerun(dag, from_run, only_failed=only_failed, params=params, run_id=run_id, listener=listener)
 
-    return _drive(dag, rerun, max_workers=max_workers, executor=executor, progress=progress)
+    return _drive(dag, rerun, max_workers=max_workers, executor=executor, dags=dags, progress=progress)
 
 
 def _drive(
@@ -135,6 +142,7 @@ def _drive(
     *,
     max_workers: int | None,
     executor: Executor | None,
+    dags: Iterable[Dag],
     progress: bool | None,
 ) -> DagRun:
     """Have a service of its own drive one run, and show how it goes on."""
@@ -146,13 +154,15 @@ def _drive(
             events.put(event)
 
     display = choose_display(progress)
-    max_workers = _slots_for(dag, max_workers, executor)
-    handle = None
+    others = list(dags)
+    max_workers = _slots_for([dag, *others], max_workers, executor)
+    handle, service = None, None
     with StopSignals() as signals:
         try:
             with ExecutorService(
                 dag.db_path, dags=[dag], max_workers=max_workers, executor=executor, recover=False
             ) as service:
+                service._offer(others)
                 signals.service = service
                 signals.check()
                 handle = begin(service, listen if display else None)
@@ -161,7 +171,9 @@ def _drive(
                         _show(display, dag, handle, events, signals)
                     elif display is not None:
                         _say_who_else(handle.run)
-                    return _wait(handle, signals)
+                    run = _wait(handle, signals)
+                    _wait_for_triggered(service, handle, signals, is_told=display is not None)
+                    return run
                 except KeyboardInterrupt:
                     service._begin_no_more()  # before it is said
                     if display is not None and handle.is_driven_here:
@@ -172,13 +184,29 @@ def _drive(
                     raise
         except KeyboardInterrupt:
             if display is not None and handle is not None and handle.is_driven_here:
-                _say_how_to_go_on(dag, handle)
+                for one in [handle, *(service._triggered() if service is not None else ())]:
+                    _say_how_to_go_on(one.dag or dag, one)
             raise
 
 
-def _slots_for(dag: Dag, max_workers: int | None, executor: Executor | None) -> int | None:
+def _slots_for(dags: list[Dag], max_workers: int | None, executor: Executor | None) -> int | None:
     """No more slots than there are tasks to fill them."""
-    return max_workers if executor is not None else min(max_workers or default_slots(), max(1, len(dag.tasks)))
+    count = sum(len(dag.tasks) for dag in dags)
+    return max_workers if executor is not None else min(max_workers or default_slots(), max(1, count))
+
+
+def _wait_for_triggered(service: ExecutorService, handle: RunHandle, signals: StopSignals, *, is_told: bool) -> None:
+    """Wait for the runs that tasks have begun, those that these begin too, and say how each ended."""
+    seen = {handle.run.pk}
+    while fresh := [one for one in service._triggered() if one.run.pk not in seen]:
+        for one in fresh:
+            run = one.run
+            seen.add(run.pk)
+            if is_told and not run.state.is_terminal:
+                _say(f"waiting for run {run.dag_id}/{run.run_id}, which a task has begun")
+            run = _wait(one, signals)
+            if is_told:
+                _say(f"run {run.dag_id}/{run.run_id}, which a task has begun: {run.state}")
 
 
 def _wait(handle: RunHandle, signals: StopSignals) -> DagRun:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from liteflow.execution.prepared import PreparedDag
     from liteflow.execution.recovery import Recoverer, TakenUp
     from liteflow.execution.rerunning import Origin
+    from liteflow.execution.triggering import Triggering
     from liteflow.storage.engine import Database
     from liteflow.storage.history import DagRun, History
     from liteflow.storage.recovery import RecordedRun
@@ -121,6 +122,9 @@ class ExecutorService:
         self._prepared: dict[int, PreparedDag] = {}
         self._registered: set[int] = set()
         """Those of them that are kept for good."""
+        self._offered: dict[str, Dag] = {}
+        """By id: dags that are made ready when a task begins a run of them."""
+        self._triggering: Triggering | None = None
         self._code_numbers: dict[int, tuple[Any, int, Code]] = {}
         """By id of the function: itself (so that no other gets that id), number, code."""
         self._pid: int | None = None
@@ -178,6 +182,7 @@ class ExecutorService:
         from liteflow.execution.pools import PoolGuard
         from liteflow.execution.processes import start_time_of
         from liteflow.execution.recovery import Recoverer
+        from liteflow.execution.triggering import Triggering
         from liteflow.storage import pools, recording
         from liteflow.storage.engine import Database
         from liteflow.storage.history import History
@@ -207,11 +212,38 @@ class ExecutorService:
         self._pools = PoolGuard(self._database)
         self._recoverer = Recoverer(self._database, self._executor_pk)
         recover = self._take_up_interrupted if self._recovers else None
-        self._loop = Loop(self._engine, self._database, self._executor_pk, self._pools, recover)
+        self._triggering = Triggering(
+            self._database, self._executor_pk, self._pools, self._recoverer, self._find_dag, self._known_dags
+        )
+        self._loop = Loop(
+            self._engine, self._database, self._executor_pk, self._pools, recover, triggering=self._triggering
+        )
 
     def register(self, dag: Dag) -> None:
         """Make a dag known, checked and ready to run. Interrupted runs of it are gone on with, see `recover`."""
         self._prepare(dag, for_good=True)
+
+    def _offer(self, dags: Iterable[Dag]) -> None:
+        """Have these dags at hand for tasks that begin runs of them. Each is made ready only then."""
+        self._offered.update({dag.dag_id: dag for dag in dags})
+
+    def _find_dag(self, dag_id: str) -> PreparedDag | None:
+        """The dag of that id that was made known last."""
+        with self._mutex:
+            known = [one for one in self._prepared.values() if one.dag.dag_id == dag_id]
+        if known:
+            return known[-1]
+        return self._prepare(self._offered[dag_id], for_good=True) if dag_id in self._offered else None
+
+    def _known_dags(self) -> dict[str, Dag]:
+        """By id the dags of which tasks may begin runs."""
+        with self._mutex:
+            return {**self._offered, **{one.dag.dag_id: one.dag for one in self._prepared.values()}}
+
+    def _triggered(self) -> list[RunHandle]:
+        """The runs that tasks have begun here so far, in order."""
+        begun = self._triggering.begun if self._triggering is not None else ()
+        return [RunHandle(self, pk, run, prepared) for prepared, pk, run in list(begun)]
 
     def submit(
         self,
@@ -377,7 +409,9 @@ class ExecutorService:
             _refuse_only_failed(source, params)
         known = decode("json", source.params_json.encode())
         wanted_id = run_id if run_id is not None else fresh_run_id("rerun", source.logical_date)
-        name, moment, params_json = check_request(dag, {**known, **(params or {})}, wanted_id, source.logical_date)
+        name, moment, params_json = check_request(
+            dag, {**known, **(params or {})}, wanted_id, source.logical_date, more=known
+        )
         origin = Origin(source, only_failed)
         created = self._create(prepared, name, moment, params_json, must_match_date=True, origin=origin)
         if created is None:

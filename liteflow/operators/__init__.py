@@ -16,6 +16,7 @@ from liteflow.operators.elsewhere import (
     PythonVirtualenvOperator,
 )
 from liteflow.operators.empty import EmptyOperator
+from liteflow.operators.external_task import ExternalTaskMarker, ExternalTaskSensor
 from liteflow.operators.python import BranchPythonOperator, PythonOperator, ShortCircuitOperator
 from liteflow.operators.sensors import (
     BaseSensorOperator,
@@ -32,6 +33,7 @@ from liteflow.operators.sensors import (
     TimeSensorAsync,
     WaitSensor,
 )
+from liteflow.operators.trigger_dagrun import TriggerDagRunOperator
 
 __all__ = [
     "BaseBranchOperator",
@@ -49,6 +51,8 @@ __all__ = [
     "DayOfWeekSensor",
     "EmptyOperator",
     "ExternalPythonOperator",
+    "ExternalTaskMarker",
+    "ExternalTaskSensor",
     "FSHook",
     "FileSensor",
     "LatestOnlyOperator",
@@ -60,6 +64,7 @@ __all__ = [
     "TimeDeltaSensorAsync",
     "TimeSensor",
     "TimeSensorAsync",
+    "TriggerDagRunOperator",
     "WaitSensor",
     "WeekDay",
 ]

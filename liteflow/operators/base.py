@@ -15,7 +15,13 @@ from liteflow.authoring.context import get_current_context
 from liteflow.authoring.dag import Dag, current_dag
 from liteflow.authoring.expand import Expansion, expand_by_kwargs, expand_by_name
 from liteflow.authoring.ids import did_you_mean
-from liteflow.authoring.options import OPERATOR_PARAMETERS, TASK_OPTION_NAMES, TaskOptions, task_options
+from liteflow.authoring.options import (
+    OPERATOR_PARAMETERS,
+    TASK_OPTION_NAMES,
+    SensorOptions,
+    TaskOptions,
+    task_options,
+)
 from liteflow.authoring.places import Place, caller
 from liteflow.authoring.task import Task, Traits, default_args_around, join_up, needs_rendering, refuse_nested_mapping
 from liteflow.authoring.templates import has_template_file, literal
