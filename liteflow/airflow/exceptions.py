@@ -52,7 +52,7 @@ class AirflowInternalRuntimeError(BaseException):
     """An error that is nobody's."""
 
 
-class AirflowNotFoundException(AirflowException):
+class AirflowNotFoundException(AirflowException, errors.NotFoundError):
     """Something that was asked for is not there."""
 
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from liteflow.airflow import names
 from liteflow.airflow.inert import inert_class
+from liteflow.airflow.pendulums import as_pendulum
 from liteflow.authoring import dagfile
+from liteflow.authoring.context import set_date_type
 from liteflow.authoring.ids import did_you_mean
 from liteflow.authoring.places import Place
 from liteflow.errors import AirflowNameError, DagWarning
@@ -34,6 +36,7 @@ def spec_of(module: str) -> ModuleSpec | None:
         return None
     if not names.is_module(module):
         raise _no_module(module, place)
+    set_date_type(as_pendulum)  # Airflow's contexts have such dates
     return ModuleSpec(module, _Loader(), is_package=True)
 
 

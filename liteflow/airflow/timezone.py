@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime as _datetime
 from typing import Any
 
+from liteflow.airflow.pendulums import as_pendulum
+
 utc = _datetime.UTC
 
 
 def _shown(moment: _datetime.datetime) -> _datetime.datetime:
-    from liteflow.airflow.values import as_pendulum
-
     return as_pendulum(moment)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from datetime import datetime, timedelta  # noqa: F401  (timedelta is asked for by name)
 from enum import StrEnum
-from functools import cache
 from typing import Any
 
+from liteflow.airflow.exceptions import AirflowNotFoundException
+from liteflow.authoring import connections
 from liteflow.authoring.context import DagRunFacts, TaskInstanceFacts
 from liteflow.authoring.edges import Label
 from liteflow.authoring.xcomarg import RETURN_VALUE
 from liteflow.authoring.xcomarg import DagParam as DagParam
+from liteflow.errors import ConnectionNotFoundError
 from liteflow.execution.templates import Macros
 from liteflow.states import RunState, TaskInstanceState
 
@@ -34,21 +35,6 @@ def __getattr__(name: str) -> Any:
     if name in ("dateutil", "uuid", "random", "time", "json"):
         return getattr(Macros(), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-@cache
-def _has_pendulum() -> bool:
-    return importlib.util.find_spec("pendulum") is not None
-
-
-def as_pendulum(moment: datetime) -> datetime:
-    """The moment as Airflow hands it out: a `pendulum.DateTime`, where pendulum is installed."""
-    if not _has_pendulum():
-        return moment
-    import pendulum
-
-    shown: datetime = pendulum.instance(moment)
-    return shown
 
 
 class State:
@@ -157,3 +143,29 @@ class _Conf:
 
 
 conf = _Conf()
+
+
+class Connection(connections.Connection):
+    """The core's, with Airflow's error."""
+
+    @classmethod
+    def get(cls, conn_id: str) -> connections.Connection:
+        """The connection of that id. Raises AirflowNotFoundException."""
+        try:
+            return super().get(conn_id)
+        except ConnectionNotFoundError as error:
+            raise AirflowNotFoundException(error.message, identifier=conn_id) from None
+
+    @classmethod
+    def get_connection_from_secrets(cls, conn_id: str) -> connections.Connection:
+        """The same, under its older name."""
+        return cls.get(conn_id)
+
+
+class BaseHook(connections.BaseHook):
+    """The core's, with Airflow's error."""
+
+    @classmethod
+    def get_connection(cls, conn_id: str) -> connections.Connection:
+        """The connection of that id. Raises AirflowNotFoundException."""
+        return Connection.get(conn_id)

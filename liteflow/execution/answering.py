@@ -1,9 +1,9 @@
 """What a task that runs asks about others and about runs before, answered out of the database.
 
-Questions and answers are tuples of plain types: they travel as messages. `pulling.py` puts those about values, `calling.py`
-those about runs before, the methods of `ti` and the operators of `liteflow.operators` those about other runs. A
-task's wish that a run be begun is a question too (`triggering.py`); here, where nobody is who could do it, it begins
-nothing.
+Questions and answers are tuples of plain types: they travel as messages. `pulling.py` puts those about values,
+`calling.py` those about runs before, the methods of `ti` and the operators of `liteflow.operators` those about other
+runs. A task's wish that a run be begun is a question too (`triggering.py`); here, where nobody is who could do it, it
+begins nothing.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ def taskflow(name: str = "you"):
     def late():
         from airflow.sdk import get_current_context
 
-        return get_current_context()["ds"]
+        context = get_current_context()
+        assert context["logical_date"].subtract(days=1).day == 4  # a date of pendulum
+        return context["ds"]
 
     @task(outlets=[Asset("file:///tmp/rows")])
     def skips():
@@ -76,6 +78,10 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def value_of(run: str, task_id: str, cwd: Path) -> object:
+    return json.loads(command("xcom", run, task_id, "return_value", cwd=cwd).stdout)
+
+
 def test_a_file_with_several_dags_wants_one_named(project: Path) -> None:
     done = liteflow("run", "flow.py", cwd=project)
     assert (done.returncode, "has several dags; name one:" in done.stderr) == (2, True)
@@ -86,12 +92,11 @@ def test_workers_load_the_file_as_the_command_does(project: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "taskflow/r success\n"), done.stderr
     assert done.stderr.count("means nothing here") == 1
     assert "Asset (assets)" in done.stderr
-    states = {
-        ti["task_id"]: ti["state"] for ti in json.loads(command("show", "r", "--json", cwd=project).stdout)["tasks"]
-    }
+    shown = json.loads(command("show", "r", "--json", cwd=project).stdout)
+    states = {ti["task_id"]: ti["state"] for ti in shown["task_instances"]}
     assert states["skips"] == "skipped"
     assert {state for name, state in states.items() if name != "skips"} == {"success"}
-    values = {name: json.loads(command("xcom", "r", name, cwd=project).stdout) for name in ("late", "total", "greets")}
+    values = {name: value_of("r", name, project) for name in ("late", "total", "greets")}
     assert values == {"late": "2026-01-05", "total": 12, "greets": "hello you on 2026-01-05"}
     assert "greeting you on 2026-01-05" in command("logs", "r", "greets", cwd=project).stdout
 
@@ -99,7 +104,7 @@ def test_workers_load_the_file_as_the_command_does(project: Path) -> None:
 def test_the_other_dag_of_the_file_with_a_param(project: Path) -> None:
     done = liteflow("run", "flow.py:other", "--run-id", "o", "--param", "n=7", "-q", cwd=project)
     assert (done.returncode, done.stdout) == (0, "other/o success\n"), done.stderr
-    assert json.loads(command("xcom", "o", "says", cwd=project).stdout) == "7"
+    assert value_of("o", "says", project) == "7"
 
 
 def test_a_name_that_is_not_there_is_one_line_and_exit_2(project: Path) -> None:

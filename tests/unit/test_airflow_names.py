@@ -151,6 +151,20 @@ def test_exceptions_are_airflows_family_and_do_what_liteflows_do() -> None:
     assert str(AirflowFailException()) == ""
 
 
+def test_a_connection_that_is_not_there_is_airflows_error(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_THERE", "http://me:secret@host:81/path")
+    text = (
+        "from airflow.sdk import DAG, BaseHook, Connection\n"
+        "from airflow.exceptions import AirflowException\n"
+        "found = BaseHook.get_connection('there')\n"
+        "for get in (BaseHook.get_connection, Connection.get):\n"
+        "    try:\n        get('nowhere')\n    except AirflowException as error:\n        said = str(error)\n"
+        "DAG('d', description=f'{found.host}:{found.port} {said}')\n"
+    )
+    description = load(text)["d"].description or ""
+    assert description.startswith("host:81 there is no connection 'nowhere'")
+
+
 @pytest.mark.filterwarnings("ignore::liteflow.DagWarning")
 def test_tasks_import_and_raise_airflows_names(load: Load) -> None:
     text = (
