@@ -46,8 +46,9 @@ _EDGES = _from("liteflow", "chain chain_linear cross_downstream Label") | _from(
     "liteflow.airflow.values", "EdgeModifier"
 )
 _OPERATOR = _from("liteflow.operators", "BaseOperator")
+_POKE_ONLY = _from("liteflow.operators", "poke_mode_only")
 _SENSOR = _from("liteflow.operators", "BaseSensorOperator") | _from("liteflow", "PokeReturnValue")
-_BRANCH = _from("liteflow.operators", "BaseBranchOperator") | _from("liteflow.airflow.values", "BranchMixIn SkipMixin")
+_BRANCH = _from("liteflow.operators", "BaseBranchOperator BranchMixIn SkipMixin")
 _XCOM = _from("liteflow", "XComArg")
 _PARAM = _from("liteflow", "Param") | _from("liteflow.airflow.values", "ParamsDict DagParam")
 _CONTEXT = _from("liteflow", "Context get_current_context") | _from("liteflow.airflow.values", "get_parsing_context")
@@ -152,7 +153,7 @@ MODULES: Mapping[str, Mapping[str, Entry]] = {
     "airflow.sdk": _SDK,
     "airflow.sdk.bases": {},
     "airflow.sdk.bases.operator": {**_OPERATOR, **_EDGES},
-    "airflow.sdk.bases.sensor": _SENSOR,
+    "airflow.sdk.bases.sensor": {**_SENSOR, **_POKE_ONLY},
     "airflow.sdk.bases.branch": _BRANCH,
     "airflow.sdk.bases.skipmixin": _BRANCH,
     "airflow.sdk.bases.hook": _HOOK,
@@ -254,7 +255,7 @@ MODULES: Mapping[str, Mapping[str, Entry]] = {
     "airflow.providers.standard.utils.skipmixin": _BRANCH,
     "airflow.providers.standard.utils.weekday": _WEEKDAY,
     "airflow.sensors": {},
-    "airflow.sensors.base": _SENSOR,
+    "airflow.sensors.base": {**_SENSOR, **_POKE_ONLY},
     "airflow.sensors.bash": _BASH_SENSOR,
     "airflow.sensors.date_time": _DATE_SENSORS,
     "airflow.sensors.external_task": _EXTERNAL,

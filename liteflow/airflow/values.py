@@ -71,14 +71,6 @@ class DagRunType(StrEnum):
     ASSET_TRIGGERED = "asset_triggered"
 
 
-class SkipMixin:
-    """Marks operators that skip what is downstream of them."""
-
-
-class BranchMixIn(SkipMixin):
-    """Marks operators that choose what is followed."""
-
-
 class BaseXCom:
     """Has the key under which a task's result is kept."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -108,6 +109,8 @@ class BashOptions(NamedTuple):
     cwd: str | None = None
     output_processor: Callable[[str], Any] | None = None
     """What makes the XCom out of the last line."""
+    output_encoding: str = "utf-8"
+    """Of that line."""
 
 
 def _fail(option: str, value: object, wanted: str, where: Place) -> InvalidOptionError:
@@ -223,10 +226,17 @@ def _dict(option: str, value: Any, where: Place) -> dict[str, Any]:
 
 
 def _exit_codes(option: str, value: Any, where: Place) -> tuple[int, ...]:
-    found = tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
+    found = tuple(value) if isinstance(value, list | tuple | set | frozenset | range) else (value,)
     if not all(isinstance(one, int) and not isinstance(one, bool) for one in found):
         raise _fail(option, value, "an exit code or a list of them", where)
     return found
+
+
+def _encoding(option: str, value: Any, where: Place) -> str:
+    try:
+        return codecs.lookup(value).name
+    except (LookupError, TypeError):
+        raise _fail(option, value, "the name of an encoding", where) from None
 
 
 def _function(option: str, value: Any, where: Place) -> Callable[..., Any]:
@@ -293,7 +303,7 @@ TASK_OPTION_NAMES = frozenset(_TASK_OPTIONS)
 
 _SENSOR_OPTIONS: Mapping[str, tuple[str, Check]] = {
     "poke_interval": ("poke_interval_s", _seconds),
-    "timeout": ("timeout_s", _positive_seconds),
+    "timeout": ("timeout_s", _seconds),
     "mode": ("mode", _one_of("poke", "reschedule")),
     "soft_fail": ("soft_fail", _flag),
     "silent_fail": ("silent_fail", _flag),
@@ -308,10 +318,11 @@ _BASH_OPTIONS: Mapping[str, tuple[str, Check]] = {
     "skip_on_exit_code": ("skip_on_exit_code", _exit_codes),
     "cwd": ("cwd", _path),
     "output_processor": ("output_processor", _function),
+    "output_encoding": ("output_encoding", _encoding),
 }
 
 # Airflow's options that mean nothing without its scheduler, mail, users or web pages.
-_INERT_TASK_OPTIONS = frozenset(
+INERT_TASK_OPTIONS = frozenset(
     [
         "owner",
         "email",
@@ -384,7 +395,7 @@ def task_options(
                 raise InvalidOptionError(f"{where}: give timeout or execution_timeout, not both", option=name)
             # None is the default, and lifts what `default_args` says.
             fields[field] = TaskOptions._field_defaults[field] if value is None else check(name, value, where)
-        elif name not in _INERT_TASK_OPTIONS:
+        elif name not in INERT_TASK_OPTIONS:
             raise unknown_option("a task", name, where, [*_TASK_OPTIONS, *more, "task_id"], _MISSING_TASK_OPTIONS)
     if fields.get("params") and base is not None and base.params:
         fields["params"] = {**base.params, **fields["params"]}  # default_args and a task each may have some

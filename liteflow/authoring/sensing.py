@@ -17,3 +17,22 @@ class PokeReturnValue:
 
     def __repr__(self) -> str:
         return f"PokeReturnValue({self.is_done!r}, {self.xcom_value!r})"
+
+
+class NotYet(PokeReturnValue):
+    """A sensor saw nothing, and knows when it will: it looks again after `seconds`, if that is sooner than usual."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(False)
+        self.seconds = seconds
+
+
+class NothingSeen(BaseException):
+    """Leaves `execute` of a sensor that saw nothing, also where a class of the user's has laid its own around it.
+
+    No `except Exception` there takes it for an error.
+    """
+
+    def __init__(self, seen: bool | PokeReturnValue) -> None:
+        super().__init__("the sensor saw nothing yet")
+        self.seen = seen

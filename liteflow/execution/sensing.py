@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.options import SensorOptions
-from liteflow.authoring.sensing import PokeReturnValue
+from liteflow.authoring.sensing import NotYet, PokeReturnValue
 from liteflow.errors import FailTask, SkipTask, TaskKilled
 from liteflow.scheduling.retries import poke_interval_s
 
@@ -37,7 +37,7 @@ def look(poke: Callable[[], Any], options: SensorOptions, one: Try) -> Result:
             one.conclude(value)
             return Result("success", None, None, True, one.outputs(value))
         waited_s = clock.monotonic() - began
-        if waited_s > options.timeout_s:
+        if waited_s > options.timeout_s or options.timeout_s == 0:
             message = f"SensorTimeout: waited {waited_s:.1f} s of the {options.timeout_s:g} s that it may"
             if options.soft_fail:
                 raise SkipTask(message)
@@ -45,6 +45,8 @@ def look(poke: Callable[[], Any], options: SensorOptions, one: Try) -> Result:
             return Result("failed", "timeout", message, False, one.outputs(None))
         name = f"{one.payload.dag_id}#{one.payload.task_id}#{one.payload.run_id}"
         pause_s = poke_interval_s(options, looks, options.timeout_s - waited_s, name)
+        if isinstance(seen, NotYet):
+            pause_s = min(pause_s, seen.seconds)
         if options.mode == "reschedule":
             return Result("up_for_reschedule", None, None, True, (), delay_s=pause_s)
         clock.sleep(min(pause_s, LONGEST_SLEEP_S))

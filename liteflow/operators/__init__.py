@@ -6,7 +6,9 @@ from liteflow.operators.branch import (
     BaseBranchOperator,
     BranchDateTimeOperator,
     BranchDayOfWeekOperator,
+    BranchMixIn,
     LatestOnlyOperator,
+    SkipMixin,
     WeekDay,
 )
 from liteflow.operators.elsewhere import (
@@ -32,6 +34,7 @@ from liteflow.operators.sensors import (
     TimeSensor,
     TimeSensorAsync,
     WaitSensor,
+    poke_mode_only,
 )
 from liteflow.operators.trigger_dagrun import TriggerDagRunOperator
 
@@ -44,6 +47,7 @@ __all__ = [
     "BranchDateTimeOperator",
     "BranchDayOfWeekOperator",
     "BranchExternalPythonOperator",
+    "BranchMixIn",
     "BranchPythonOperator",
     "BranchPythonVirtualenvOperator",
     "DateTimeSensor",
@@ -60,6 +64,7 @@ __all__ = [
     "PythonSensor",
     "PythonVirtualenvOperator",
     "ShortCircuitOperator",
+    "SkipMixin",
     "TimeDeltaSensor",
     "TimeDeltaSensorAsync",
     "TimeSensor",
@@ -67,4 +72,5 @@ __all__ = [
     "TriggerDagRunOperator",
     "WaitSensor",
     "WeekDay",
+    "poke_mode_only",
 ]

@@ -23,10 +23,12 @@ from liteflow.authoring.options import (
     task_options,
 )
 from liteflow.authoring.places import Place, caller
+from liteflow.authoring.sensing import NothingSeen
 from liteflow.authoring.task import Task, Traits, default_args_around, join_up, needs_rendering, refuse_nested_mapping
 from liteflow.authoring.templates import has_template_file, literal
 from liteflow.authoring.xcomarg import BaseXComArg, MappedArgument, nothing_taken, take_apart
 from liteflow.errors import DagError
+from liteflow.operators.attributes import Facts, OperatorAttributes, facts_of, inert_options
 
 if TYPE_CHECKING:
     from liteflow.authoring.context import Context
@@ -97,7 +99,7 @@ def own_parameters(cls: type) -> frozenset[str]:
     return frozenset(names)
 
 
-class BaseOperator(Task, metaclass=OperatorMeta):
+class BaseOperator(Task, OperatorAttributes, metaclass=OperatorMeta):
     """A task as a class: derive from it, take arguments in `__init__(self, *, ..., **kwargs)`, pass `kwargs` on, and do
     the work in `execute(self, context)`; what that returns is handed on.
 
@@ -126,6 +128,7 @@ class BaseOperator(Task, metaclass=OperatorMeta):
         found, group = _surroundings({"dag": dag, "task_group": task_group})
         base = group.default_options if group is not None else found.default_options if found is not None else None
         name = task_id if group is None else group.child_id(task_id)
+        self._others = inert_options({**default_args_around(found, group), **(default_args or {}), **options})
         super().__init__(
             dag=found,  # type: ignore[arg-type]  # None outside a dag, where only execute() is of use
             task_id=name if found is None else found.free_operator_id(task_id, group, place),
@@ -187,13 +190,14 @@ class BaseOperator(Task, metaclass=OperatorMeta):
 
     def _attributes(self) -> dict[str, Any]:
         """What travels beside the templated fields."""
-        own = {name: value for name, value in vars(self).items() if name not in self.template_fields}
+        own = {name: value for name, value in vars(self).items() if name not in (*self.template_fields, "_others")}
         return {**own, "bash": self.bash} if self.bash is not None else own
 
     @property
     def call_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         fields = take_apart(self._fields(), nothing_taken())
-        return (OperatorState(type(self), self.task_id, self._attributes()), fields), {}
+        facts = facts_of(self.options, self._others)
+        return (OperatorState(type(self), self.task_id, self._attributes(), facts), fields), {}
 
     @classmethod
     def partial(cls, **kwargs: Any) -> PartialOperator:
@@ -204,6 +208,10 @@ class BaseOperator(Task, metaclass=OperatorMeta):
     def log(self) -> logging.Logger:
         """Where `execute` logs to: the log of its try."""
         return logging.getLogger(f"liteflow.task.{type(self).__name__}")
+
+    def _concluded(self, result: Any) -> Any:
+        """What the engine is told, of what `execute` returned."""
+        return result
 
     @classmethod
     def sensor_options_of(cls, given: Mapping[str, Any], place: Place) -> SensorOptions | None:
@@ -219,10 +227,11 @@ class BaseOperator(Task, metaclass=OperatorMeta):
 class OperatorState:
     """An operator on its way to a worker: its class and attributes, without its dag."""
 
-    def __init__(self, cls: type[BaseOperator], task_id: str, attributes: dict[str, Any]) -> None:
+    def __init__(self, cls: type[BaseOperator], task_id: str, attributes: dict[str, Any], facts: Facts) -> None:
         self.cls = cls
         self.task_id = task_id
         self.attributes = attributes
+        self.facts = facts
         self.made: BaseOperator | None = None
         """In a worker, once it is made: a sensor that looks again is the same object."""
 
@@ -238,14 +247,26 @@ class OperatorState:
 def run_operator(state: OperatorState, fields: dict[str, Any]) -> Any:
     """In the worker: make the operator again and execute it."""
     if state.made is None:
-        state.made = state.make(fields)
+        state.made = _settled(state.make(fields), state.facts)
     return _execute(state.made)
 
 
-def run_mapped_operator(cls: type[BaseOperator], task_id: str, /, **kwargs: Any) -> Any:
+def run_mapped_operator(state: OperatorState, /, **kwargs: Any) -> Any:
     """In the worker: make one instance of a mapped operator from its arguments and execute it."""
-    _refuse_unknown(cls, kwargs)
-    return _execute(cls(task_id=task_id, **kwargs))
+    _refuse_unknown(state.cls, kwargs)
+    if state.made is None:
+        state.made = _settled(state.cls(task_id=state.task_id, **kwargs), state.facts)
+    return _execute(state.made)
+
+
+def _settled(operator: BaseOperator, facts: Facts) -> BaseOperator:
+    """The operator in a worker with what it knows of itself."""
+    context = get_current_context()
+    operator.task_id = context["ti"].task_id
+    operator.dag = context["dag"]
+    operator.options = TaskOptions()._replace(**facts.options)
+    operator._others = facts.others
+    return operator
 
 
 def _refuse_unknown(cls: type, names: Iterable[str]) -> None:
@@ -264,7 +285,9 @@ def _execute(operator: BaseOperator) -> Any:
         operator.pre_execute(context)
         result = operator.execute(context)
         operator.post_execute(context, result)
-        return result
+        return operator._concluded(result)
+    except NothingSeen as nothing:
+        return nothing.seen
     except TaskKilled:
         operator.on_kill()
         raise
@@ -307,6 +330,8 @@ class PartialOperator:
             group.default_options if group is not None else dag.default_options,
             more=own,
         )
+        around = {**default_args_around(dag, group), **(self._kwargs.get("default_args") or {})}
+        facts = facts_of(options, inert_options({**around, **given}))
         taken = nothing_taken()
         extensions = (*self._cls.template_ext, *options.templates_exts)
         fields = self._cls.template_fields
@@ -318,7 +343,7 @@ class PartialOperator:
             dag=dag,
             task_id=dag.free_operator_id(self._kwargs["task_id"], group, place),
             function=run_mapped_operator,
-            args=(self._cls, self._kwargs["task_id"]),
+            args=(OperatorState(self._cls, self._kwargs["task_id"], {}, facts),),
             kwargs=kwargs,
             options=options,
             place=place,

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.options import BashOptions, bash_options
@@ -38,8 +38,8 @@ class BashOperator(BaseOperator):
     `template_searchpath`, that holds it; with a space at its end it is a command.
     `env`: its environment, in place of the task's; with `append_env` laid over it. `cwd`: the directory, default the
     task's. `skip_on_exit_code` (99): a code, or several, that skips the task; any other but 0 fails it.
-    `output_processor` makes the result out of the last line. With a timeout or cancel the command is killed, and
-    all that it started.
+    `output_processor` makes the result out of the last line, which is read in `output_encoding` (UTF-8). With a timeout
+    or cancel the command is killed, and all that it started.
     """
 
     template_fields = ("bash_command", "env", "cwd")
@@ -51,9 +51,10 @@ class BashOperator(BaseOperator):
         bash_command: str,
         env: dict[str, str] | None = None,
         append_env: bool = False,
-        skip_on_exit_code: int | list[int] | None = 99,
+        skip_on_exit_code: int | Collection[int] | None = 99,
         cwd: str | None = None,
         output_processor: Callable[[str], Any] | None = None,
+        output_encoding: str = "utf-8",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -64,6 +65,7 @@ class BashOperator(BaseOperator):
             "append_env": append_env,
             "skip_on_exit_code": () if skip_on_exit_code is None else skip_on_exit_code,
             "output_processor": output_processor,
+            "output_encoding": output_encoding,
         }
         self.bash = bash_options(options, caller())
 
@@ -91,7 +93,7 @@ def run_command(command: Any, options: BashOptions) -> Any:
         env=environment_for(options.env, append=options.append_env),
     )
     try:
-        last = _pass_on(process)
+        last = _pass_on(process, options.output_encoding)
         code = process.wait()
     except BaseException:
         process.kill()
@@ -127,10 +129,10 @@ def environment_for(env: dict[str, Any] | None, *, append: bool = False) -> dict
         "AIRFLOW_CTX_TRY_NUMBER": str(context["try_number"]),
         "AIRFLOW_CTX_LOGICAL_DATE": context["ts"],
     }
-    return {**facts, **around, **own}
+    return {**around, **facts, **own}  # a task's, not those of a task around its run
 
 
-def _pass_on(process: subprocess.Popen[bytes]) -> str:
+def _pass_on(process: subprocess.Popen[bytes], encoding: str) -> str:
     """Write the command's output on ours as it comes; returns its last line.
 
     Reads until the pipe closes or, since something in the background may hold the pipe open and even go on writing, to
@@ -159,7 +161,7 @@ def _pass_on(process: subprocess.Popen[bytes]) -> str:
         _write(piece)
         last.feed(piece)
     process.stdout.close()
-    return last.text()
+    return last.text(encoding)
 
 
 class _LastLine:
@@ -179,8 +181,8 @@ class _LastLine:
         if rest:
             self._pieces.append(rest)
 
-    def text(self) -> str:
-        return (b"".join(self._pieces) or self._whole).decode("utf-8", "backslashreplace").rstrip("\r")
+    def text(self, encoding: str) -> str:
+        return (b"".join(self._pieces) or self._whole).decode(encoding, "backslashreplace").rstrip("\r")
 
 
 def _read(fd: int) -> bytes | None:

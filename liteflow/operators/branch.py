@@ -53,7 +53,31 @@ class WeekDay(IntEnum):
         return {int(cls.convert(day)) for day in week_day}
 
 
-class BaseBranchOperator(BaseOperator):
+class SkipMixin:
+    """Marks operators that skip what is downstream of them."""
+
+
+class BranchMixIn(SkipMixin):
+    """Makes a branch of an operator whose `execute` calls `do_branch(context, ids)`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls, BaseOperator) and cls.operator_traits == Traits():
+            cls.operator_traits = Traits(BRANCH)
+
+    def do_branch(self, context: Context, branches_to_execute: Chosen) -> Chosen:
+        """Follow these tasks or groups, whatever `execute` then returns; None or [] for none."""
+        if branches_to_execute is not None and not isinstance(branches_to_execute, str):
+            branches_to_execute = list(branches_to_execute)
+        self._followed = (branches_to_execute,)
+        return branches_to_execute
+
+    def _concluded(self, result: Any) -> Any:
+        (followed,) = getattr(self, "_followed", (result,))
+        return followed
+
+
+class BaseBranchOperator(BranchMixIn, BaseOperator):
     """A branch as a class: `choose_branch(context)` gives the ids of tasks or groups to follow. See `@task.branch`."""
 
     operator_traits = Traits(BRANCH)
@@ -63,7 +87,7 @@ class BaseBranchOperator(BaseOperator):
         raise TypeError(f"{type(self).__name__} has no choose_branch(context)")
 
     def execute(self, context: Context) -> Any:
-        return self.choose_branch(context)
+        return self.do_branch(context, self.choose_branch(context))
 
 
 class LatestOnlyOperator(BaseOperator):

@@ -98,6 +98,8 @@ def interpreter_of(options: Mapping[str, Any], *, makes_environment: bool) -> In
 class ElsewherePython:
     """A function whose call runs its text in another interpreter."""
 
+    __signature__: inspect.Signature
+
     def __init__(self, function: Callable[..., Any], interpreter: Interpreter) -> None:
         if isinstance(function, TaskFactory):
             function = function.function
@@ -115,6 +117,7 @@ class ElsewherePython:
 def _again(source: str, name: str, interpreter: Interpreter) -> ElsewherePython:
     one = ElsewherePython.__new__(ElsewherePython)
     one.source, one.name, one.interpreter = source, name, interpreter
+    one.__signature__ = _signature_of(source)
     return one
 
 
@@ -131,6 +134,22 @@ def _text_of(function: Callable[..., Any]) -> tuple[str, str]:
         raise DagError(f"{caller()}: {function!r} is no function that was written with def; only such run elsewhere")
     found.decorator_list = []
     return ast.unparse(found), found.name
+
+
+def _signature_of(source: str) -> inspect.Signature:
+    """The parameters of a function, by its text: their names, and which have a default."""
+    (function,) = ast.parse(source).body
+    assert isinstance(function, ast.FunctionDef)
+    written = ast.Lambda(function.args, ast.Constant(None))
+    for one in (*written.args.posonlyargs, *written.args.args, *written.args.kwonlyargs):
+        one.annotation = None
+    for more in (written.args.vararg, written.args.kwarg):
+        if more is not None:
+            more.annotation = None
+    written.args.defaults = [ast.Constant(None) for _ in written.args.defaults]
+    written.args.kw_defaults = [None if one is None else ast.Constant(None) for one in written.args.kw_defaults]
+    expression = ast.fix_missing_locations(ast.Expression(written))
+    return inspect.signature(eval(compile(expression, "<signature>", "eval")))
 
 
 def run_elsewhere(

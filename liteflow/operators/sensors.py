@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, time, timedelta
 from glob import iglob
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from liteflow.authoring.options import SensorOptions, sensor_options
 from liteflow.authoring.places import Place
-from liteflow.authoring.sensing import PokeReturnValue
+from liteflow.authoring.sensing import NothingSeen, NotYet, PokeReturnValue
 from liteflow.authoring.task import SENSOR, Traits
 from liteflow.errors import FailTask
 from liteflow.operators.base import BaseOperator
@@ -30,7 +30,9 @@ class BaseSensorOperator(BaseOperator):
     `poke_interval` (60 s), `timeout` (7 days in all; a single look is limited by `execution_timeout`), `mode` ("poke",
     or "reschedule", which holds no slot between looks), `soft_fail` (skip when the time is over),
     `exponential_backoff`, `max_wait`, `silent_fail`, `never_fail`: as for `@task.sensor`. `deferrable=True`, for which
-    Airflow has a process of its own, means the mode "reschedule" here.
+    Airflow has a process of its own, means the mode "reschedule" here; `start_from_trigger`, `end_from_trigger` and
+    `trigger_kwargs` mean nothing. A class that has its own `execute` goes on after `super().execute(context)` once
+    something is seen; what comes before it happens at each look.
     """
 
     operator_traits = Traits(SENSOR)
@@ -47,16 +49,34 @@ class BaseSensorOperator(BaseOperator):
         silent_fail: bool = False,
         never_fail: bool = False,
         deferrable: bool = False,
+        start_from_trigger: bool = False,
+        end_from_trigger: bool = False,
+        trigger_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.deferrable = deferrable
         given = {name: value for name, value in locals().items() if name in _SENSOR_NAMES}
-        self.sensor = self.sensor_options_of({**given, "deferrable": deferrable}, self.place)
-        self.poke_interval = self.sensor.poke_interval_s
-        self.timeout = self.sensor.timeout_s
-        self.mode = self.sensor.mode
-        self.soft_fail = soft_fail
+        options = self.sensor_options_of({**given, "deferrable": deferrable}, self.place)
+        self.poke_interval = options.poke_interval_s
+        self.timeout = options.timeout_s
+        self.mode = options.mode
+        self.soft_fail = options.soft_fail
+        self.exponential_backoff = options.exponential_backoff
+        self.max_wait = options.max_wait_s
+        self.silent_fail = options.silent_fail
+        self.never_fail = options.never_fail
+
+    def _join_dag(self) -> None:
+        # Only now, since a class may change these attributes once it has called ours.
+        given = {name: getattr(self, name) for name in _SENSOR_NAMES}
+        self.sensor = self.sensor_options_of({**given, "deferrable": self.deferrable}, self.place)
+        super()._join_dag()
+
+    @property
+    def reschedule(self) -> bool:
+        """Whether it holds no slot between looks."""
+        return self.mode == "reschedule"
 
     @classmethod
     def sensor_options_of(cls, given: Mapping[str, Any], place: Place) -> SensorOptions:
@@ -71,13 +91,33 @@ class BaseSensorOperator(BaseOperator):
         raise TypeError(f"{type(self).__name__} has no poke(context)")
 
     def execute(self, context: Context) -> Any:
-        """Look once; whoever runs the task calls it again."""
-        return self.poke(context)
+        """Look once, and return what is handed on; whoever runs the task calls it again while there is nothing."""
+        seen = self.poke(context)
+        if not seen:
+            raise NothingSeen(seen)
+        return seen.xcom_value if isinstance(seen, PokeReturnValue) else None
+
+    def _concluded(self, result: Any) -> PokeReturnValue:
+        return PokeReturnValue(True, result)
 
 
+_Sensor = TypeVar("_Sensor", bound=BaseSensorOperator)
 _SENSOR_NAMES = frozenset(
     ["poke_interval", "timeout", "mode", "soft_fail", "silent_fail", "never_fail", "exponential_backoff", "max_wait"]
 )
+
+
+def poke_mode_only(cls: type[_Sensor]) -> type[_Sensor]:
+    """Above a class of sensors: they have the mode "poke", and cannot be given another."""
+
+    def set_mode(_: BaseSensorOperator, value: str) -> None:
+        if value != "poke":
+            raise ValueError(f"the mode of {cls.__name__} cannot be {value!r}, only 'poke'")
+
+    if not issubclass(cls, BaseSensorOperator):
+        raise ValueError(f"poke_mode_only is for classes of sensors, not for {cls!r}")
+    cls.mode = property(lambda _: "poke", set_mode)  # type: ignore[assignment]  # a property of our making
+    return cls
 
 
 class PythonSensor(BaseSensorOperator):
@@ -120,7 +160,6 @@ class BashSensor(BaseSensorOperator):
     """
 
     template_fields = ("bash_command", "env")
-    template_ext = (".sh", ".bash")
 
     def __init__(
         self,
@@ -207,8 +246,8 @@ class TimeSensor(BaseSensorOperator):
         zone = target_time.tzinfo or UTC
         self.target_datetime = datetime.combine(datetime.now(zone), target_time.replace(tzinfo=None), zone)
 
-    def poke(self, context: Context) -> bool:
-        return context.now() > self.target_datetime
+    def poke(self, context: Context) -> bool | PokeReturnValue:
+        return _is_after(self.target_datetime, context)
 
 
 class DateTimeSensor(BaseSensorOperator):
@@ -218,11 +257,11 @@ class DateTimeSensor(BaseSensorOperator):
 
     def __init__(self, *, target_time: str | datetime, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.target_time = target_time if isinstance(target_time, str) else target_time.isoformat()
+        self.target_time = target_time
 
-    def poke(self, context: Context) -> bool:
+    def poke(self, context: Context) -> bool | PokeReturnValue:
         moment = datetime.fromisoformat(str(self.target_time))
-        return context.now() > (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment)
+        return _is_after(moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment, context)
 
 
 class TimeDeltaSensor(BaseSensorOperator):
@@ -234,9 +273,9 @@ class TimeDeltaSensor(BaseSensorOperator):
         super().__init__(**kwargs)
         self.delta = delta
 
-    def poke(self, context: Context) -> bool:
+    def poke(self, context: Context) -> bool | PokeReturnValue:
         end: datetime = context["data_interval_end"]
-        return context.now() > end + _as_timedelta(self.delta)
+        return _is_after(end + _as_timedelta(self.delta), context)
 
 
 class WaitSensor(BaseSensorOperator):
@@ -248,9 +287,15 @@ class WaitSensor(BaseSensorOperator):
         super().__init__(**kwargs)
         self.time_to_wait = time_to_wait
 
-    def poke(self, context: Context) -> bool:
+    def poke(self, context: Context) -> bool | PokeReturnValue:
         start: datetime = context["ti"].start_date
-        return context.now() >= start + _as_timedelta(self.time_to_wait)
+        return _is_after(start + _as_timedelta(self.time_to_wait), context)
+
+
+def _is_after(moment: datetime, context: Context) -> bool | PokeReturnValue:
+    """Whether that moment is over; if not, when it will be."""
+    left = moment - context.now()
+    return left < timedelta(0) or NotYet((left + timedelta(milliseconds=1)).total_seconds())
 
 
 def _as_timedelta(value: timedelta | float | str) -> timedelta:
