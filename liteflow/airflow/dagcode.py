@@ -38,8 +38,11 @@ class OptionCall(NamedTuple):
 
 
 class DagCode:
-    """Dags and tasks of a file, by its text. `canonical` gives the short name, such as `task.branch` or `Dag`, of what a
-    dotted name stands for, or None for what is not of the package."""
+    """Dags and tasks of a file, by its text.
+
+    `canonical` gives the short name, such as `task.branch` or `Dag`, of what a dotted name stands for, or None for what
+    is not of the package.
+    """
 
     def __init__(self, source: Source, canonical: Callable[[str], str | None]) -> None:
         self.source = source
@@ -58,7 +61,11 @@ class DagCode:
         """Variables that hold a dag."""
         found: set[str] = set()
         for node in self.source.nodes:
-            if isinstance(node, ast.withitem) and isinstance(node.optional_vars, ast.Name) and self._makes_dag(node.context_expr):
+            if (
+                isinstance(node, ast.withitem)
+                and isinstance(node.optional_vars, ast.Name)
+                and self._makes_dag(node.context_expr)
+            ):
                 found.add(node.optional_vars.id)
             elif isinstance(node, ast.Assign) and self._makes_dag(node.value):
                 found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
@@ -101,7 +108,7 @@ class DagCode:
         return found
 
     def task_kind(self, node: ast.AST) -> str | None:
-        """What stands behind `task.` in what makes functions tasks (empty for `task` itself); None for anything else."""
+        """What stands behind `task.` in what makes functions tasks (empty for `task` itself); None for other things."""
         name = self.name(node)
         if name in ("task", "setup", "teardown"):
             return ""

@@ -19,7 +19,7 @@ _MOST_STEPS = 5
 class Source:
     """A parsed file. Raises SyntaxError or ValueError when it is no Python."""
 
-    def __init__(self, path: str, text: str) -> None:
+    def __init__(self, path: str, text: str | bytes) -> None:
         self.path = path
         self.tree = ast.parse(text, path)
         self.nodes = list(ast.walk(self.tree))
@@ -93,13 +93,23 @@ class Source:
             node = outer
 
     def meaning(self, node: ast.AST | None) -> str:
-        """The dotted name of what an expression names, through imports: `liteflow.task.branch`; empty if it is not known."""
+        """The dotted name of what an expression names, through imports: `liteflow.task.branch`; empty if not known."""
         if isinstance(node, ast.Name):
-            return self.aliases.get(node.id, "")
+            meaning = self.aliases.get(node.id, "")
+            return "" if meaning and self._is_hidden(node) else meaning
         if isinstance(node, ast.Attribute):
             before = self.meaning(node.value)
             return f"{before}.{node.attr}" if before else ""
         return ""
+
+    def _is_hidden(self, node: ast.Name) -> bool:
+        """Whether a function around it has a parameter or variable of that name."""
+        function = self.function(node)
+        while function is not None:
+            if self.is_local(function, node.id):
+                return True
+            function = self.function(function)
+        return False
 
     def value(self, node: ast.AST, steps: int = _MOST_STEPS) -> ast.AST:
         """The expression behind a variable that is assigned once; else the node itself."""
@@ -147,7 +157,9 @@ def defaults_of(function: Scope) -> dict[str, ast.expr]:
     """Its parameters that have a default, with it."""
     given = function.args
     positional = [*given.posonlyargs, *given.args]
-    found = dict(zip([one.arg for one in positional][len(positional) - len(given.defaults) :], given.defaults, strict=True))
+    found = dict(
+        zip([one.arg for one in positional][len(positional) - len(given.defaults) :], given.defaults, strict=True)
+    )
     pairs = zip(given.kwonlyargs, given.kw_defaults, strict=True)
     return found | {one.arg: default for one, default in pairs if default is not None}
 

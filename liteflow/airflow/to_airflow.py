@@ -13,7 +13,6 @@ from liteflow.airflow import names
 from liteflow.airflow.dagcode import DAG, OPERATOR, TASK, DagCode, OptionCall
 from liteflow.airflow.findings import ERROR, NOTE, Finding
 from liteflow.airflow.reading import (
-    Function,
     Source,
     defaults_of,
     is_false,
@@ -85,10 +84,42 @@ _RUN_ATTRIBUTES = {
 _TEST_ONLY_HERE = ("mock", "fail", "params", "run_id")
 
 FILLED_THERE = frozenset(
-    "conn dag dag_run data_interval_end data_interval_start ds ds_nodash inlet_events inlets logical_date macros map_index_template "
-    "outlet_events outlets params partition_date partition_key prev_data_interval_end_success prev_data_interval_start_success "
-    "prev_end_date_success prev_start_date_success run_id task task_instance task_instance_key_str task_reschedule_count "
-    "task_state_store templates_dict ti triggering_asset_events ts ts_nodash ts_nodash_with_tz var".split()
+    [
+        "conn",
+        "dag",
+        "dag_run",
+        "data_interval_end",
+        "data_interval_start",
+        "ds",
+        "ds_nodash",
+        "inlet_events",
+        "inlets",
+        "logical_date",
+        "macros",
+        "map_index_template",
+        "outlet_events",
+        "outlets",
+        "params",
+        "partition_date",
+        "partition_key",
+        "prev_data_interval_end_success",
+        "prev_data_interval_start_success",
+        "prev_end_date_success",
+        "prev_start_date_success",
+        "run_id",
+        "task",
+        "task_instance",
+        "task_instance_key_str",
+        "task_reschedule_count",
+        "task_state_store",
+        "templates_dict",
+        "ti",
+        "triggering_asset_events",
+        "ts",
+        "ts_nodash",
+        "ts_nodash_with_tz",
+        "var",
+    ]
 )
 """The keys of the context of a running task in Airflow, as a task itself listed them."""
 
@@ -106,7 +137,11 @@ def name_there(meaning: str) -> tuple[str, str] | None:
     for there, entries in names.MODULES.items():
         if there in ("airflow.sdk", "airflow.sdk.exceptions") or there.startswith("airflow.providers.standard."):
             entry = entries.get(name)
-            if isinstance(entry, names.Provided) and entry.name == name and entry.module in (module, f"{module}.{name.lower()}s"):
+            if (
+                isinstance(entry, names.Provided)
+                and entry.name == name
+                and entry.module in (module, f"{module}.{name.lower()}s")
+            ):
                 return there, name
     if module == "liteflow" and name in ("Variable", "Connection", "BaseHook"):
         return "airflow.sdk", name
@@ -167,8 +202,10 @@ class ToAirflow:
             meaning = f"{node.module}.{alias.name}"
             found = name_there(meaning)
             if found is None:
-                advice = _UNKNOWN_THERE.get(meaning, "")
-                yield self._found(node, "import-unknown", f"Airflow has nothing like {alias.name} of {node.module}", advice)
+                advice = _UNKNOWN_THERE.get(meaning, "leave it out")
+                yield self._found(
+                    node, "import-unknown", f"Airflow has nothing like {alias.name} of {node.module}", advice
+                )
                 continue
             module, name = found
             bound = alias.asname or alias.name
@@ -190,9 +227,13 @@ class ToAirflow:
             return
         found = name_there(meaning)
         if found is None:
-            yield self._found(node, "import-unknown", f"Airflow has nothing like {meaning}", _UNKNOWN_THERE.get(meaning, ""))
+            yield self._found(
+                node, "import-unknown", f"Airflow has nothing like {meaning}", _UNKNOWN_THERE.get(meaning, "")
+            )
         elif found != ("airflow.sdk", node.attr):
-            yield self._found(node, "import", f"airflow.sdk has no {node.attr}", f"write: from {found[0]} import {found[1]}")
+            yield self._found(
+                node, "import", f"airflow.sdk has no {node.attr}", f"write: from {found[0]} import {found[1]}"
+            )
 
     # Options
 
@@ -202,7 +243,9 @@ class ToAirflow:
                 only_here = _DAG_ONLY_HERE if call.sort == DAG else _TASK_ONLY_HERE
                 if name in only_here and not (name == "timeout" and _has_own_timeout(call)):
                     what = "DAG" if call.sort == DAG else "a task"
-                    yield self._found(value, f"{_word(call)}-option", f"{what} has no option {name} in Airflow", only_here[name])
+                    yield self._found(
+                        value, f"{_word(call)}-option", f"{what} has no option {name} in Airflow", only_here[name]
+                    )
                 elif name in _TIMEDELTAS[call.sort] and self._number(value) is not None:
                     message = f"{name} has to be a timedelta in Airflow; seconds are a TypeError or ValueError there"
                     yield self._found(value, "timedelta", message, f"write {name}=timedelta(seconds=...)")
@@ -210,12 +253,16 @@ class ToAirflow:
                     yield self._kills(value)
                 elif name == "pool" and text_of(value) not in (None, "default_pool"):
                     advice = f"airflow pools set {text_of(value)} SLOTS DESCRIPTION"
-                    yield self._found(value, "pool", f"the pool {text_of(value)!r} has to be made in Airflow too", advice, NOTE)
+                    yield self._found(
+                        value, "pool", f"the pool {text_of(value)!r} has to be made in Airflow too", advice, NOTE
+                    )
             if call.sort == DAG:
                 yield from self._dag_options(call)
 
     def _kills(self, node: ast.AST) -> Finding:
-        message = "a timeout raises AirflowTaskTimeout in the task there, which code that catches it, or C code, holds up"
+        message = (
+            "a timeout raises AirflowTaskTimeout in the task there, which code that catches it, or C code, holds up"
+        )
         return self._found(node, "timeout-kills", message, "", NOTE)
 
     def _number(self, node: ast.AST) -> float | None:
@@ -287,9 +334,13 @@ class ToAirflow:
                 given = [*call.args[:1], *(word.value for word in call.keywords if word.arg == "group_id")]
                 text = text_of(self.source.value(given[0])) if given else None
                 if text is not None and "." in text:
-                    yield self._found(call, "group-id", f"group id {text!r} has a dot, which Airflow refuses", "use _ or -")
+                    yield self._found(
+                        call, "group-id", f"group id {text!r} has a dot, which Airflow refuses", "use _ or -"
+                    )
                 elif text is not None and len(text) > 200:
-                    yield self._found(call, "group-id", "a group id has at most 200 characters in Airflow", "shorten it")
+                    yield self._found(
+                        call, "group-id", "a group id has at most 200 characters in Airflow", "shorten it"
+                    )
             elif self.code.task_kind(call.func) is not None and call.args:
                 yield from self._wrapped(call)
 
@@ -299,8 +350,14 @@ class ToAirflow:
         if isinstance(wrapped, ast.Lambda) and not any(word.arg == "task_id" for word in call.keywords):
             yield self._found(call, "task-id", "a lambda gives no task id in Airflow", 'write task(..., task_id="...")')
         elif isinstance(wrapped, ast.Call) and self.source.meaning(wrapped.func) == "functools.partial":
-            yield self._found(call, "callable", "Airflow makes no task out of a functools.partial", "write a function with def")
-        elif isinstance(wrapped, ast.Call) and isinstance(wrapped.func, ast.Name) and wrapped.func.id in self.source.classes:
+            yield self._found(
+                call, "callable", "Airflow makes no task out of a functools.partial", "write a function with def"
+            )
+        elif (
+            isinstance(wrapped, ast.Call)
+            and isinstance(wrapped.func, ast.Name)
+            and wrapped.func.id in self.source.classes
+        ):
             message = "Airflow makes no task out of an object that can be called"
             yield self._found(call, "callable", message, "write a function with def, or pass the method")
 
@@ -325,7 +382,9 @@ class ToAirflow:
                 yield from self._test(node)
             elif held in runs and node.attr in _RUN_ATTRIBUTES:
                 instead = _RUN_ATTRIBUTES[node.attr]
-                message = f"a run of Airflow's dag.test() has no {node.attr}" + ("() to call" if node.attr == "task_instances" else "")
+                message = f"a run of Airflow's dag.test() has no {node.attr}" + (
+                    "() to call" if node.attr == "task_instances" else ""
+                )
                 yield self._found(node, "run-attribute", message, f"write {instead}" if instead else "leave it out")
 
     def _runs_dag(self, node: ast.AST) -> bool:
@@ -333,7 +392,11 @@ class ToAirflow:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             return False
         held = node.func.value
-        return isinstance(held, ast.Name) and held.id in self.code.dag_names and node.func.attr in ("run", "arun", "test", "resume")
+        return (
+            isinstance(held, ast.Name)
+            and held.id in self.code.dag_names
+            and node.func.attr in ("run", "arun", "test", "resume")
+        )
 
     def _test(self, node: ast.Attribute) -> Iterator[Finding]:
         call = self.source.parents.get(node)
@@ -362,19 +425,27 @@ class ToAirflow:
             for parameter, node in parameters_of(function).items():
                 default = defaults.get(parameter)
                 if parameter in _INSTEAD_OF_KEYS and default is None:
-                    message = f"Airflow does not fill in {parameter}: it is no key of the context of a running task there"
+                    message = (
+                        f"Airflow does not fill in {parameter}: it is no key of the context of a running task there"
+                    )
                     if not self._is_given(name, parameter):
                         yield self._found(node, "context-key", message, _INSTEAD_OF_KEYS[parameter])
                 elif parameter in _KNOWN_THERE and default is not None and not _is_none(default):
                     # DecoratedOperator: "Context key parameter x can't have a default other than None"
                     message = f"{parameter} is a key of Airflow's context, which may have no default but None"
                     yield self._found(node, "context-default", message, "call the parameter something else")
-                elif parameter in FILLED_THERE - CONTEXT_KEYS and default is not None and not self._is_given(name, parameter):
+                elif (
+                    parameter in FILLED_THERE - CONTEXT_KEYS
+                    and default is not None
+                    and not self._is_given(name, parameter)
+                ):
                     message = f"Airflow fills in {parameter}, a key of its context; here it is the default"
                     yield self._found(node, "context-key", message, "call the parameter something else")
             if kind in ("", "external_python", "virtualenv") and not self._keeps_result_back(name):
                 for line, doubt in doubts_of_returns(self.source, function):
-                    yield self._found(line, doubt.rule, f"task {name} {doubt.text}", _VALUE_ADVICE.get(doubt.rule, _CONVERT))
+                    yield self._found(
+                        line, doubt.rule, f"task {name} {doubt.text}", _VALUE_ADVICE.get(doubt.rule, _CONVERT)
+                    )
 
     def _keeps_result_back(self, name: str) -> bool:
         calls = [call for call in self.code.option_calls if call.function == name]
@@ -407,7 +478,9 @@ class ToAirflow:
                     continue
                 in_task = self.code.is_task_body(function)
                 if in_task or (function is None and not self.code.is_in_dag(call)):
-                    message = f"{name} is called as a plain function; in Airflow that gives an XComArg, and nothing runs"
+                    message = (
+                        f"{name} is called as a plain function; in Airflow that gives an XComArg, and nothing runs"
+                    )
                     yield self._found(call, "plain-call", message, f"write {name}.function(...)")
 
     def _arguments(self) -> Iterator[Finding]:
@@ -429,12 +502,18 @@ class ToAirflow:
 
     def _is_task_value(self, node: ast.AST) -> bool:
         node = self.source.value(node)
-        return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in self.code.task_functions
+        return (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in self.code.task_functions
+        )
 
     def _context_keys(self) -> Iterator[Finding]:
         contexts = {"context"}
         for node in self.source.nodes:
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and self.code.name(node.value.func) == "get_current_context":
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.value, ast.Call)
+                and self.code.name(node.value.func) == "get_current_context"
+            ):
                 contexts |= {target.id for target in node.targets if isinstance(target, ast.Name)}
         for node in self.source.nodes:
             if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in contexts:
@@ -458,7 +537,9 @@ class ToAirflow:
                 texts.append(call.options["bash_command"])
         for function, kind in self.code.task_functions.values():
             if kind == "bash":
-                texts += [node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value is not None]
+                texts += [
+                    node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value is not None
+                ]
         for node in texts:
             text = text_of(self.source.value(node))
             if text is not None and text.endswith((".sh", ".bash")):
@@ -486,7 +567,11 @@ def _word(call: OptionCall) -> str:
 
 def _has_own_timeout(call: OptionCall) -> bool:
     """Sensors have an option `timeout` in Airflow too."""
-    return call.kind == "sensor" or call.kind.endswith("Sensor") or (call.sort == OPERATOR and not call.kind.endswith("Operator"))
+    return (
+        call.kind == "sensor"
+        or call.kind.endswith("Sensor")
+        or (call.sort == OPERATOR and not call.kind.endswith("Operator"))
+    )
 
 
 def _is_no_json(source: Source, node: ast.AST) -> bool:
@@ -501,6 +586,3 @@ def _is_no_json(source: Source, node: ast.AST) -> bool:
     if isinstance(node, ast.List | ast.Tuple):
         return any(_is_no_json(source, source.value(one)) for one in node.elts)
     return False
-
-
-__all__ = ["FILLED_THERE", "Function", "ToAirflow", "name_there"]

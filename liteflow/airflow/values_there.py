@@ -1,8 +1,8 @@
 """What Airflow can hand from task to task, as far as the text of a file shows it.
 
-Airflow 3.3.2 writes XComs with `airflow.sdk.serde`: JSON, tuples and sets, dates (not `time`), timedelta, Decimal, UUID, NumPy's
-scalars, DataFrames; classes only by name, and reads them only if `[core] allowed_deserialization_classes` names them. Each
-entry was tried there.
+Airflow 3.3.2 writes XComs with `airflow.sdk.serde`: JSON, tuples and sets, dates (not `time`), timedelta, Decimal, UUID,
+NumPy's scalars, DataFrames; classes by name, and reads them only if `[core] allowed_deserialization_classes` names them.
+Each entry was tried there.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ REFUSED, CHANGED, LISTED = "xcom-refused", "xcom-changed", "xcom-class"
 _MOST_DEPTH = 6
 
 _REFUSED_CALLS = {
-    **dict.fromkeys(["bytes", "bytearray", "complex", "memoryview", "range", "map", "filter", "zip", "enumerate", "slice"], ""),
+    **dict.fromkeys(
+        ["bytes", "bytearray", "complex", "memoryview", "range", "map", "filter", "zip", "enumerate", "slice"], ""
+    ),
     **dict.fromkeys(["pathlib.Path", "pathlib.PurePath", "pathlib.PosixPath", "pathlib.PurePosixPath"], "Path"),
     "datetime.time": "time",
     "fractions.Fraction": "Fraction",
     "collections.deque": "deque",
     "re.compile": "Pattern",
-    **dict.fromkeys(["numpy.array", "numpy.zeros", "numpy.ones", "numpy.arange", "numpy.linspace", "numpy.ndarray"], "ndarray"),
+    **dict.fromkeys(
+        ["numpy.array", "numpy.zeros", "numpy.ones", "numpy.arange", "numpy.linspace", "numpy.ndarray"], "ndarray"
+    ),
     "pandas.Series": "Series",
     "pandas.Timestamp": "Timestamp",
 }
 _REFUSED_NAMES = _REFUSED_CALLS | {"re.Pattern": "Pattern", "types.SimpleNamespace": "SimpleNamespace"}
-_CHANGED_NAMES = dict.fromkeys(["collections.Counter", "collections.OrderedDict", "collections.defaultdict"], "a plain dict")
+_CHANGED_NAMES = dict.fromkeys(
+    ["collections.Counter", "collections.OrderedDict", "collections.defaultdict"], "a plain dict"
+)
 _BYTES_METHODS = ("encode", "read_bytes", "tobytes")
 
 
@@ -80,7 +86,11 @@ def _of_value(source: Source, node: ast.AST, depth: int) -> list[Doubt]:
         inner.append(node.value)
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         inner.append(node.left)  # a path and what is below it
-    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and _sort_of(source, node.value.id) == "enum":
+    elif (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and _sort_of(source, node.value.id) == "enum"
+    ):
         found += _of_class(source, node.value.id, depth)
     elif isinstance(node, ast.Call):
         found += _of_call(source, node, depth)

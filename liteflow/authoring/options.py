@@ -428,6 +428,13 @@ def own_option_names(kind: str) -> frozenset[str]:
     return names | {"ignore_downstream_trigger_rules"} if kind == "short_circuit" else names
 
 
+def task_option_sort(name: str, kind: str = "") -> str:
+    """What becomes of an option of a task: `known`, `inert`, `missing` (of Airflow's, refused here) or `unknown`."""
+    if name in TASK_OPTION_NAMES or name in own_option_names(kind) or name == "task_id":
+        return "known"
+    return "inert" if name in _INERT_TASK_OPTIONS else "missing" if name in _MISSING_TASK_OPTIONS else "unknown"
+
+
 def lay_over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Options as they were written, `given` over `base`; two names of one option count as one."""
     taken = {_TASK_OPTIONS[name][0] for name in given if name in _TASK_OPTIONS}
