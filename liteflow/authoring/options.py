@@ -432,7 +432,7 @@ def task_option_sort(name: str, kind: str = "") -> str:
     """What becomes of an option of a task: `known`, `inert`, `missing` (of Airflow's, refused here) or `unknown`."""
     if name in TASK_OPTION_NAMES or name in own_option_names(kind) or name == "task_id":
         return "known"
-    return "inert" if name in _INERT_TASK_OPTIONS else "missing" if name in _MISSING_TASK_OPTIONS else "unknown"
+    return "inert" if name in INERT_TASK_OPTIONS else "missing" if name in _MISSING_TASK_OPTIONS else "unknown"
 
 
 def lay_over(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
