@@ -26,7 +26,7 @@ from liteflow.execution.clock import Clock
 from liteflow.execution.jobs import Events, Job, LogLine, Outcome, charge_log, outcome_of, why_killed
 from liteflow.execution.listening import listening
 from liteflow.execution.output import ROW_BYTES
-from liteflow.operators.base import run_mapped_operator, run_operator
+from liteflow.operators.base import OperatorState, run_mapped_operator, run_operator
 from liteflow.states import EndReason, TaskInstanceState
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class InlineEngine:
         self._numbers = itertools.count()
         self._looks: dict[Job, int] = {}
         """Of sensors that are put aside: how many times they have looked."""
+        self._made: dict[Job, OperatorState] = {}
+        """Of those that are operators: the object that looks, which in a slot is the same one at each look."""
 
     def start(self) -> None:
         return
@@ -119,6 +121,7 @@ class InlineEngine:
     def close(self, *, kill: bool) -> None:
         self._queue.clear()
         self._looks.clear()
+        self._made.clear()
 
     def poll(self, timeout_s: float) -> Events:
         events = Events()
@@ -185,6 +188,7 @@ class InlineEngine:
         pokes = recipe.kind == SENSOR and recipe.sensor is not None and SensorOptions(*recipe.sensor).mode == "poke"
         if pokes:
             recipe, payload = self._one_look(recipe, payload, job, looks)
+            function = self._looking_again(function, job)
         with listening(hear), airflow_names():
             result = call(function, recipe, payload, report, ask, clock=self._clock, let_out=LET_OUT)
         if pokes and result.state == TaskInstanceState.UP_FOR_RESCHEDULE:
@@ -192,6 +196,7 @@ class InlineEngine:
             due = self._clock.monotonic() + (result.delay_s or 0.0)
             self._put(due if job.timeout_s is None else min(due, job.started_at + job.timeout_s), job)
             return
+        self._made.pop(job, None)
         ended_us = self._clock.now_us()
         outcome = outcome_of(tuple(result), started_us=job.started_us, ended_us=ended_us, load_trace=None, guard=None)
         events.finished.append((job, outcome))
@@ -208,6 +213,11 @@ class InlineEngine:
             extras.pop("pre_execute", None)
             recipe = recipe._replace(extras=self._dumps(extras))
         return recipe, payload._replace(first_look_us=job.started_us, looks=looks)
+
+    def _looking_again(self, function: Callable[..., Any], job: Job) -> Callable[..., Any]:
+        if function is not run_operator and function is not run_mapped_operator:
+            return function
+        return wraps(function)(lambda state, *args, **kw: function(self._made.setdefault(job, state), *args, **kw))
 
     def _what_to_call(self, job: Job) -> tuple[Callable[..., Any], Recipe]:
         """The function of a job, or what stands in for it, and how it is called."""

@@ -261,9 +261,7 @@ def run_mapped_operator(state: OperatorState, /, **kwargs: Any) -> Any:
 
 def _settled(operator: BaseOperator, facts: Facts) -> BaseOperator:
     """The operator in a worker with what it knows of itself."""
-    context = get_current_context()
-    operator.task_id = context["ti"].task_id
-    operator.dag = context["dag"]
+    operator.dag = get_current_context()["dag"]
     operator.options = TaskOptions()._replace(**facts.options)
     operator._others = facts.others
     return operator
@@ -339,11 +337,12 @@ class PartialOperator:
         for name, value in kwargs.items():
             if name not in fields and has_template_file(value, extensions):
                 kwargs[name] = literal(value)  # only what is a template field can be the name of a file
+        task_id = dag.free_operator_id(self._kwargs["task_id"], group, place)
         task = Task(
             dag=dag,
-            task_id=dag.free_operator_id(self._kwargs["task_id"], group, place),
+            task_id=task_id,
             function=run_mapped_operator,
-            args=(OperatorState(self._cls, self._kwargs["task_id"], {}, facts),),
+            args=(OperatorState(self._cls, task_id, {}, facts),),
             kwargs=kwargs,
             options=options,
             place=place,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,7 @@ class BranchMixIn(SkipMixin):
         super().__init_subclass__(**kwargs)
         if issubclass(cls, BaseOperator) and cls.operator_traits == Traits():
             cls.operator_traits = Traits(BRANCH)
+            cls._concluded = _followed  # type: ignore[method-assign, assignment]  # also where BaseOperator is the first base
 
     def do_branch(self, context: Context, branches_to_execute: Chosen) -> Chosen:
         """Follow these tasks or groups, whatever `execute` then returns; None or [] for none."""
@@ -72,9 +73,10 @@ class BranchMixIn(SkipMixin):
         self._followed = (branches_to_execute,)
         return branches_to_execute
 
-    def _concluded(self, result: Any) -> Any:
-        (followed,) = getattr(self, "_followed", (result,))
-        return followed
+
+def _followed(branch: Any, result: Any) -> Any:
+    (followed,) = getattr(branch, "_followed", (result,))
+    return followed
 
 
 class BaseBranchOperator(BranchMixIn, BaseOperator):
@@ -101,7 +103,7 @@ class LatestOnlyOperator(BaseOperator):
 class BranchDayOfWeekOperator(BaseBranchOperator):
     """Follows one way on the days of the week `week_day` (a name, a WeekDay, or several), another on all others.
 
-    `use_task_logical_date`: by the run's logical date; otherwise by the time now, in UTC.
+    `use_task_logical_date`: by the run's logical date; otherwise by the time now, in the dag's time zone.
     """
 
     def __init__(
@@ -121,7 +123,9 @@ class BranchDayOfWeekOperator(BaseBranchOperator):
         self._days = WeekDay.validate_week_day(week_day)
 
     def choose_branch(self, context: Context) -> Chosen:
-        now: datetime = context["logical_date"] if self.use_task_logical_date else context.now()
+        now: datetime = context["logical_date"]
+        if not self.use_task_logical_date:
+            now = context.now().astimezone(context["dag"].timezone)
         return self.follow_task_ids_if_true if now.isoweekday() in self._days else self.follow_task_ids_if_false
 
 
@@ -129,8 +133,8 @@ class BranchDateTimeOperator(BaseBranchOperator):
     """Follows one way between two times (both included), another outside. One of the two may be None.
 
     A bound is a datetime, or a time of each day; with two times of which the upper is the earlier one, that is on the
-    next day. Without a zone they are in UTC. `use_task_logical_date`: compared is the run's logical date; otherwise
-    the time now.
+    next day. Without a zone they are in the dag's. `use_task_logical_date`: compared is the run's logical date;
+    otherwise the time now.
     """
 
     def __init__(
@@ -154,23 +158,23 @@ class BranchDateTimeOperator(BaseBranchOperator):
 
     def choose_branch(self, context: Context) -> Chosen:
         now: datetime = context["logical_date"] if self.use_task_logical_date else context.now()
-        lower, upper = bounds_on(now, self.target_lower, self.target_upper)
+        lower, upper = bounds_on(now, self.target_lower, self.target_upper, context["dag"].timezone)
         is_outside = (upper is not None and upper < now) or (lower is not None and lower > now)
         return self.follow_task_ids_if_false if is_outside else self.follow_task_ids_if_true
 
 
 def bounds_on(
-    day: datetime, lower: datetime | time | None, upper: datetime | time | None
+    day: datetime, lower: datetime | time | None, upper: datetime | time | None, zone: tzinfo = UTC
 ) -> tuple[datetime | None, datetime | None]:
     """Both bounds as moments, those that are times of day on that day; see BranchDateTimeOperator."""
-    low, high = _moment_on(day, lower), _moment_on(day, upper)
+    low, high = _moment_on(day, lower, zone), _moment_on(day, upper, zone)
     of_day = isinstance(lower, time) or isinstance(upper, time)
     if of_day and low is not None and high is not None and high < low:
         high += timedelta(days=1)
     return low, high
 
 
-def _moment_on(day: datetime, bound: datetime | time | None) -> datetime | None:
+def _moment_on(day: datetime, bound: datetime | time | None, zone: tzinfo) -> datetime | None:
     if isinstance(bound, time):
         bound = datetime.combine(day, bound)
-    return bound.replace(tzinfo=UTC) if bound is not None and bound.tzinfo is None else bound
+    return bound.replace(tzinfo=zone) if bound is not None and bound.tzinfo is None else bound

@@ -238,16 +238,16 @@ class FSHook:
 
 
 class TimeSensor(BaseSensorOperator):
-    """Waits until that time of the day, of the day on which it looks first; in UTC unless `target_time` says."""
+    """Waits until that time of the day, of the day on which it looks first; in the dag's time zone unless it says."""
 
     def __init__(self, *, target_time: time, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.target_time = target_time
-        zone = target_time.tzinfo or UTC
-        self.target_datetime = datetime.combine(datetime.now(zone), target_time.replace(tzinfo=None), zone)
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
-        return _is_after(self.target_datetime, context)
+        zone = self.target_time.tzinfo or context["dag"].timezone
+        start: datetime = context["ti"].start_date
+        return _is_after(datetime.combine(start.astimezone(zone), self.target_time, zone), context)
 
 
 class DateTimeSensor(BaseSensorOperator):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -12,21 +13,26 @@ from liteflow import Dag, PokeReturnValue
 from liteflow.errors import DagError, InvalidOptionError
 from liteflow.operators import (
     BaseBranchOperator,
+    BaseOperator,
     BaseSensorOperator,
     BashSensor,
     BranchDateTimeOperator,
     BranchDayOfWeekOperator,
+    BranchMixIn,
     DateTimeSensor,
+    DateTimeSensorAsync,
     DayOfWeekSensor,
     EmptyOperator,
     FileSensor,
     LatestOnlyOperator,
+    PythonOperator,
     PythonSensor,
     TimeDeltaSensor,
     TimeDeltaSensorAsync,
     TimeSensor,
     WaitSensor,
     WeekDay,
+    poke_mode_only,
 )
 from liteflow.operators.branch import bounds_on
 
@@ -98,7 +104,7 @@ def test_a_sensor_looks_again_until_it_sees(how: dict[str, Any]) -> None:
 def test_a_sensor_can_be_mapped() -> None:
     with Dag("d") as dag:
         Third.partial(task_id="third", mode="reschedule", poke_interval=60).expand(what=["a", "b"])
-        TimeDeltaSensorAsync.partial(task_id="later").expand(delta=[timedelta(hours=1), timedelta(days=1)])
+        TimeDeltaSensorAsync.partial(task_id="later").expand(delta=[timedelta(minutes=10), timedelta(hours=1)])
     run = dag.test()
     assert (run.state, run.xcom("third")) == ("success", ["seen a", "seen b"])
 
@@ -116,13 +122,95 @@ def test_default_args_reach_a_sensor() -> None:
     [
         ({"mode": "sleep"}, "option mode='sleep'"),
         ({"poke_intervall": 3}, "poke_interval"),
-        ({"timeout": 0}, "timeout=0"),
+        ({"timeout": -1}, "timeout=-1"),
     ],
 )
 def test_a_mistake_in_a_sensor_names_its_line(kwargs: dict[str, Any], said: str) -> None:
     with pytest.raises((DagError, InvalidOptionError), match=r"test_sensor_operators\.py:\d+") as caught, Dag("d"):
         Never(task_id="never", **kwargs)
     assert said in str(caught.value)
+
+
+class Counts(BaseSensorOperator):
+    """Counts its looks, and has an `execute` of its own around them."""
+
+    looks = 0
+
+    def __init__(self, *, what: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.what = what
+        self.poke_interval = 7
+
+    def poke(self, context: Any) -> PokeReturnValue:
+        self.looks += 1
+        return PokeReturnValue(self.looks == 3, "it")
+
+    def execute(self, context: Any) -> str:
+        try:
+            seen = super().execute(context)
+        except Exception as error:
+            raise AssertionError("a look that saw nothing is no error") from error
+        return f"{seen} at look {self.looks}{self.what}"
+
+
+def test_a_sensor_goes_on_in_its_own_execute_once_it_sees() -> None:
+    """It used to hand on nothing, and its looks were looks of three objects."""
+    with Dag("d") as dag:
+        one = Counts(task_id="one")
+        Counts.partial(task_id="many").expand(what=["!", "?"])
+    run = dag.test()
+    assert (run.xcom("one"), run.xcom("many")) == ("it at look 3", ["it at look 3!", "it at look 3?"])
+    assert one.sensor is not None
+    assert (one.sensor.poke_interval_s, one.reschedule) == (7.0, False)
+
+
+def test_with_no_time_a_sensor_looks_once() -> None:
+    counted: list[int] = []
+    with Dag("d") as dag:
+        PythonSensor(task_id="s", python_callable=counted.append, op_args=[1], timeout=0, soft_fail=True)
+    assert (states(dag), len(counted)) == ({"s": "skipped"}, 1)
+
+
+def test_a_sensor_of_time_looks_when_its_time_is_over() -> None:
+    """It used to look only every minute."""
+    with Dag("d") as dag:
+        WaitSensor(task_id="wait", time_to_wait=timedelta(seconds=5))
+        WaitSensor(task_id="wait_without_slot", time_to_wait=timedelta(seconds=5), deferrable=True)
+    for ti in dag.test().task_instances():
+        assert ti.started_at is not None
+        assert ti.ended_at is not None
+        assert timedelta(seconds=5) < ti.ended_at - ti.started_at < timedelta(seconds=6), ti.task_id
+
+
+def test_a_sensor_of_time_takes_values_of_tasks() -> None:
+    with Dag("d") as dag:
+        date = PythonOperator(task_id="date", python_callable=lambda: datetime(2026, 1, 5, tzinfo=UTC))
+        DateTimeSensor(task_id="at", target_time=date.output)
+        TimeDeltaSensor(task_id="after", delta=PythonOperator(task_id="n", python_callable=lambda: 3).output)
+    assert set(states(dag, logical_date=MONDAY).values()) == {"success"}
+
+
+def test_what_is_for_triggers_is_taken_and_means_nothing() -> None:
+    given = {"start_from_trigger": True, "end_from_trigger": True, "trigger_kwargs": {}}
+    assert sensor_states(
+        at=(DateTimeSensorAsync, {"target_time": "2026-01-05", **given}),
+        file=(FileSensor, {"filepath": __file__, **given}),
+    ) == {"at": "success", "file": "success"}
+
+
+def test_a_class_may_allow_the_mode_poke_alone() -> None:
+    @poke_mode_only
+    class Only(BaseSensorOperator):
+        def poke(self, context: Any) -> bool:
+            return True
+
+    with Dag("d") as dag:
+        assert Only(task_id="only").mode == "poke"
+        with pytest.raises(ValueError, match="the mode of Only cannot be 'reschedule'"):
+            Only(task_id="other", mode="reschedule")
+    assert states(dag) == {"only": "success"}
+    with pytest.raises(ValueError, match="poke_mode_only is for classes of sensors"):
+        poke_mode_only(EmptyOperator)  # type: ignore[type-var]
 
 
 def test_sensors_of_time() -> None:
@@ -193,6 +281,31 @@ def test_a_branch_as_a_class(n: int) -> None:
     with Dag("d", params={"n": n}) as dag:
         Chooses(task_id="branch") >> [EmptyOperator(task_id="way_0"), EmptyOperator(task_id="way_1")]
     assert states(dag) == {"branch": "success", f"way_{n}": "success", f"way_{1 - n}": "skipped"}
+
+
+class Branches(BaseOperator, BranchMixIn):
+    def execute(self, context: Any) -> None:
+        self.do_branch(context, (way for way in ("way_1",)))
+
+
+def test_an_operator_that_calls_do_branch_is_a_branch() -> None:
+    with Dag("d") as dag:
+        Branches(task_id="branch") >> [EmptyOperator(task_id="way_0"), EmptyOperator(task_id="way_1")]
+    assert states(dag) == {"branch": "success", "way_1": "success", "way_0": "skipped"}
+
+
+def test_days_and_times_without_a_zone_are_those_of_the_dag() -> None:
+    def follow(way: str) -> dict[str, Any]:
+        return {"follow_task_ids_if_true": f"{way}_yes", "follow_task_ids_if_false": f"{way}_no"}
+
+    with Dag("d", start_date=datetime(2026, 1, 1, tzinfo=ZoneInfo("Asia/Tokyo"))) as dag:
+        for way, at in (("tokyo", time(21)), ("utc", time(12))):
+            branch = BranchDateTimeOperator(
+                task_id=way, target_lower=at, target_upper=at, use_task_logical_date=True, **follow(way)
+            )
+            branch >> [EmptyOperator(task_id=f"{way}_yes"), EmptyOperator(task_id=f"{way}_no")]
+    found = states(dag, logical_date=MONDAY)  # 21:00 in Tokyo
+    assert (found["tokyo_yes"], found["utc_yes"]) == ("success", "skipped")
 
 
 def test_branches_by_date() -> None:
