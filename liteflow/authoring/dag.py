@@ -582,7 +582,8 @@ class Dag:
         with the context). Each instance of a mapped task gets the same.
         `fail`: by task id, a list with an exception (or its class) for each try, which is raised instead of calling the
         task, or None for a try that runs. After its end they all run.
-        Pools that tasks name are there, with 128 slots. Raises NotFoundError for a task that there is not.
+        Pools that tasks name are there, with 128 slots. No runs of other dags are begun: a `TriggerDagRunOperator`
+        succeeds at once, whatever it would wait for. Raises NotFoundError for a task that there is not.
         """
         self._refuse_metadata_only("test")
         from liteflow.execution.testing import run_in_test

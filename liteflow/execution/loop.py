@@ -267,18 +267,28 @@ class Loop:
 
     def _answer(self, events: Events) -> None:
         """Answer what running tasks want to know of others."""
+        if not events.questions:
+            return
+        others = []
         for job, number, question in events.questions:
-            self._engine.answer(job, number, self.answer_now(job, question))
+            if question[0] == "trigger":
+                self._engine.answer(job, number, self.answer_now(job, question))
+            else:
+                others.append((job, number, question))
+        with self._database.read() as connection:
+            for job, number, question in others:
+                self._engine.answer(job, number, self._answer_from(connection, job, question))
 
     def answer_now(self, job: Job, question: tuple[Any, ...]) -> tuple[Any, ...]:
         """The answer to what a running task wants to know: also for an engine that runs jobs while it is polled."""
-        if self._triggering is None:
-            with self._database.read() as connection:
-                return answer(connection, question, job.run.logical_date_us)
-        if question[0] == "trigger":
+        if question[0] == "trigger" and self._triggering is not None:
             return self._trigger(job, self._triggering, question)
         with self._database.read() as connection:
-            return answer(connection, question, job.run.logical_date_us, self._triggering.find_dag)
+            return self._answer_from(connection, job, question)
+
+    def _answer_from(self, connection: Connection, job: Job, question: tuple[Any, ...]) -> tuple[Any, ...]:
+        dags = {} if self._triggering is None else {"find_dag": self._triggering.find_dag}
+        return answer(connection, question, job.run.logical_date_us, **dags)
 
     def _trigger(self, job: Job, triggering: Triggering, question: tuple[Any, ...]) -> tuple[Any, ...]:
         """Begin the run that a task wishes for, or go on with it."""

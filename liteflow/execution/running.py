@@ -163,6 +163,7 @@ def _drive(
                 dag.db_path, dags=[dag], max_workers=max_workers, executor=executor, recover=False
             ) as service:
                 service._offer(others)
+                service._note_triggered()
                 signals.service = service
                 signals.check()
                 handle = begin(service, listen if display else None)

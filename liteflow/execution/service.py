@@ -240,10 +240,15 @@ class ExecutorService:
         with self._mutex:
             return {**self._offered, **{one.dag.dag_id: one.dag for one in self._prepared.values()}}
 
+    def _note_triggered(self) -> None:
+        """From now on note which runs tasks begin."""
+        assert self._triggering is not None
+        self._triggering.begun = []
+
     def _triggered(self) -> list[RunHandle]:
-        """The runs that tasks have begun here so far, in order."""
-        begun = self._triggering.begun if self._triggering is not None else ()
-        return [RunHandle(self, pk, run, prepared) for prepared, pk, run in list(begun)]
+        """The runs that tasks have begun since then, in order."""
+        begun = self._triggering.begun if self._triggering is not None else None
+        return [RunHandle(self, run.pk, run, run.prepared) for run in list(begun or ())]
 
     def submit(
         self,

@@ -79,8 +79,8 @@ class Triggering:
         self._known = known
         self._waiting: dict[int, list[tuple[ActiveRun, int]]] = {}
         """By key of a run: which task instances wait for it."""
-        self.begun: list[tuple[PreparedDag, int, ActiveRun]] = []
-        """Runs that were begun, or gone on with, since tasks wished it. Only ever appended to."""
+        self.begun: list[ActiveRun] | None = None
+        """Runs that were begun, or gone on with, since tasks wished it; only ever appended to. None: nobody asks."""
 
     def find_dag(self, dag_id: str) -> Dag | None:
         """A dag that the service knows."""
@@ -111,7 +111,7 @@ class Triggering:
             if isinstance(made, tuple):
                 return made, None
             if made is not None:
-                self.begun.append((made.prepared, made.pk, made))
+                self._note_begun(made)
                 self._note_waiter(job, wish, made.pk)
                 return ("run", made.run_id, str(RunState.QUEUED)), made
         assert found is not None
@@ -119,6 +119,10 @@ class Triggering:
             return ("run", found.run_id, str(found.state)), None
         self._note_waiter(job, wish, found.pk)
         return ("run", found.run_id, str(found.state)), self._taken_up(found)
+
+    def _note_begun(self, run: ActiveRun) -> None:
+        if self.begun is not None:
+            self.begun.append(run)
 
     def _note_waiter(self, job: Job, wish: Wish, run_pk: int) -> None:
         waiter = (job.run, job.index)
@@ -132,9 +136,9 @@ class Triggering:
         prepared = self._find(run.dag_id)
         if prepared is None:
             raise Refused(self._unknown(run.dag_id))
-        taken = self._recoverer.take_up(prepared, run, within_limit=run.owner is None)
+        taken = self._recoverer.take_up(prepared, run)
         if taken is not None:
-            self.begun.append((prepared, run.pk, taken.run))
+            self._note_begun(taken.run)
         return taken
 
     def _unknown(self, dag_id: str) -> str:
