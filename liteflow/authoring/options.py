@@ -96,6 +96,8 @@ class SensorOptions(NamedTuple):
     exponential_backoff: bool = False
     max_wait_s: float | None = None
     """The longest interval of the backoff."""
+    looks_when_taken_up: bool = False
+    """Whether it looks at once when its run was interrupted and goes on: it may have to see to what it waits for."""
 
 
 class BashOptions(NamedTuple):

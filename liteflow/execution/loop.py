@@ -349,6 +349,10 @@ class Loop:
         if run.dag.dagrun_timeout_s is not None:
             heapq.heappush(self._timers, (now + run.dag.dagrun_timeout_s, run.pk, _RUN_TIMEOUT))
         for index, delay_s in taken.delays_s:
+            sensor = run.task(index).sensor
+            is_urgent = sensor is not None and sensor.looks_when_taken_up
+            if is_urgent and run.core.states[index] is _S.UP_FOR_RESCHEDULE:
+                delay_s = 0.0
             heapq.heappush(self._timers, (now + delay_s, run.pk, index))
         for key, due in taken.due:
             run.open_callbacks += 1

@@ -106,7 +106,7 @@ class TriggerDagRunOperator(BaseOperator):
     def sensor_options_of(cls, given: Mapping[str, Any], place: Place) -> SensorOptions:
         """How it waits."""
         options = sensor_options({"poke_interval": given.get("poke_interval")}, place)
-        return options._replace(timeout_s=math.inf, mode="reschedule")
+        return options._replace(timeout_s=math.inf, mode="reschedule", looks_when_taken_up=True)
 
     def execute(self, context: Context) -> bool:
         """Begin the run, or find the one that was begun; whether there is nothing more to wait for."""

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +46,17 @@ with Dag("source") as source:
 
 with Dag("late") as late:
     Late(task_id="begin", trigger_dag_id="target")
+
+with Dag("slow") as slow:
+    @task
+    def wait():
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+
+    wait()
+
+with Dag("waits") as waits:
+    TriggerDagRunOperator(task_id="begin", trigger_dag_id="slow", wait_for_completion=True)
 """
 
 
@@ -84,28 +94,50 @@ def test_a_file_with_two_dags_runs_to_the_end_of_what_its_run_began(script: Call
     assert begun.run_id in runs_of(str(file.path.parent / "liteflow.db"), "source")[0].xcom("begin", "trigger_run_id")
 
 
-def test_a_try_after_a_killed_service_begins_no_second_run(script: Callable[..., Script], tmp_path: Path) -> None:
-    file = script(TWO_DAGS)
-    db = str(tmp_path / "liteflow.db")
+def kill_service_of(file: Script, dag_id: str, is_time: Callable[[str], bool]) -> str:
+    """Run a dag of the file, and kill its service when it is time; the database."""
+    directory = file.path.parent
+    db = str(directory / "liteflow.db")
     process = subprocess.Popen(
-        [sys.executable, "-m", "liteflow", "run", "-q", f"{file.path}:late", "--run-id", "one"],
-        cwd=tmp_path,
+        [sys.executable, "-m", "liteflow", "run", "-q", f"{file.path}:{dag_id}", "--run-id", "one"],
+        cwd=directory,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_until(lambda: os.path.exists(db) and _is_begun(db), "the run is begun")
+    wait_until(lambda: os.path.exists(db) and is_time(db), "it is time")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    (tmp_path / "go").touch()
-    ran = liteflow("run", f"{file.path}:late", "--resume", "one", cwd=tmp_path)
+    (directory / "go").touch()
+    return db
+
+
+def test_a_try_after_a_killed_service_begins_no_second_run(script: Callable[..., Script]) -> None:
+    file = script(TWO_DAGS)
+    db = kill_service_of(file, "late", _is_begun)
+    ran = liteflow("run", f"{file.path}:late", "--resume", "one", cwd=file.path.parent)
     assert ran.returncode == 0, ran.stderr
     (begun,) = runs_of(db, "target")
     (source,) = runs_of(db, "late")
     assert begun.state == "success"
     assert source.task_instance("begin").try_number == 2
     assert source.xcom("begin", "trigger_run_id") == begun.run_id
+
+
+def test_a_run_that_is_waited_for_goes_on_with_the_one_that_waits(script: Callable[..., Script]) -> None:
+    file = script(TWO_DAGS)
+    db = kill_service_of(file, "waits", _is_waited_for)
+    ran = liteflow("run", f"{file.path}:waits", "--resume", "one", cwd=file.path.parent)  # at once, not after 60 s
+    assert ran.returncode == 0, ran.stderr
+    assert [run.state for run in runs_of(db, "slow")] == ["success"]
+
+
+def _is_waited_for(db: str) -> bool:
+    try:
+        return [str(one.state) for run in runs_of(db, "waits") for one in run.task_instances()] == ["up_for_reschedule"]
+    except LiteflowError:  # it is being made
+        return False
 
 
 def _is_begun(db: str) -> bool:
