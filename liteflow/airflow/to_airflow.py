@@ -37,7 +37,7 @@ _UNKNOWN_THERE = {
     "liteflow.DagRun": "dag.test() and the database give airflow.models.DagRun there; leave the import out",
     "liteflow.DagWarning": "Airflow does not warn of these; leave it out",
     "liteflow.EndReason": "Airflow has only states; leave it out",
-    "liteflow.ExecutorService": "the scheduler runs dags there; start runs with `airflow dags trigger` or TriggerDagRunOperator",
+    "liteflow.ExecutorService": "the scheduler runs dags there; start runs with `airflow dags trigger`",
     "liteflow.LiteflowError": "catch AirflowException of airflow.sdk.exceptions",
     "liteflow.RunEvent": "the scheduler runs dags there; callbacks tell of changes",
     "liteflow.RunHandle": "the scheduler runs dags there; ask its REST API",
@@ -175,7 +175,6 @@ class ToAirflow:
         yield from self._plain_calls()
         yield from self._arguments()
         yield from self._context_keys()
-        yield from self._commands()
 
     def _found(self, node: ast.AST | int, rule: str, message: str, advice: str = "", severity: str = ERROR) -> Finding:
         line = node if isinstance(node, int) else getattr(node, "lineno", 1)
@@ -303,9 +302,9 @@ class ToAirflow:
                     message = "execution_timeout has to be a timedelta in Airflow; seconds are a ValueError there"
                     yield self._found(value, "timedelta", message, "write timedelta(seconds=...)")
                 elif name in _TASK_ONLY_HERE:
-                    # Airflow passes over names in default_args that an operator does not have; sensors do have `timeout`.
-                    message = f"{name} in default_args is passed over in Airflow, and means a sensor's own limit if it is `timeout`"
-                    message = message if name == "timeout" else f"{name} in default_args is passed over in Airflow"
+                    # Airflow passes over what an operator does not have; sensors do have a `timeout` of their own.
+                    but = " by all but sensors" if name == "timeout" else ""
+                    message = f"{name} in default_args is passed over{but} in Airflow"
                     yield self._found(value, "task-option", message, _TASK_ONLY_HERE[name])
 
     def _retries(self) -> Iterator[Finding]:
@@ -527,23 +526,6 @@ class ToAirflow:
                     if word.arg == "default" and not _is_none(word.value):
                         message = "Airflow does not look at the default of xcom_pull: what is missing is None there"
                         yield self._found(word.value, "xcom-default", message, "ask whether the value is None")
-
-    def _commands(self) -> Iterator[Finding]:
-        """BashOperator.template_ext: a command that ends so is the name of a file there."""
-        message = "a command that ends in .sh or .bash is the name of a template file in Airflow"
-        texts: list[ast.expr] = []
-        for call in self.code.option_calls:
-            if call.sort == OPERATOR and call.kind == "BashOperator" and "bash_command" in call.options:
-                texts.append(call.options["bash_command"])
-        for function, kind in self.code.task_functions.values():
-            if kind == "bash":
-                texts += [
-                    node.value for node in ast.walk(function) if isinstance(node, ast.Return) and node.value is not None
-                ]
-        for node in texts:
-            text = text_of(self.source.value(node))
-            if text is not None and text.endswith((".sh", ".bash")):
-                yield self._found(node, "command-file", message, "end it with a space")
 
 
 _CONVERT = "return text or numbers, or what is made of them, and convert where it is used"

@@ -1,8 +1,8 @@
 """What Airflow can hand from task to task, as far as the text of a file shows it.
 
-Airflow 3.3.2 writes XComs with `airflow.sdk.serde`: JSON, tuples and sets, dates (not `time`), timedelta, Decimal, UUID,
-NumPy's scalars, DataFrames; classes by name, and reads them only if `[core] allowed_deserialization_classes` names them.
-Each entry was tried there.
+Airflow 3.3.2 writes XComs with `airflow.sdk.serde`: JSON, tuples and sets, dates (not `time`), timedelta, Decimal,
+UUID, NumPy's scalars, DataFrames; classes by name, and reads them only if `[core] allowed_deserialization_classes`
+names them. Each entry was tried there.
 """
 
 from __future__ import annotations

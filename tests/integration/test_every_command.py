@@ -43,7 +43,7 @@ CALLS = {
     "xcom": "xcom etl load",
 }
 MAKES_A_DATABASE = {"backfill", "db upgrade", "pools set", "run"}
-NO_DATABASE = {"completion", "db downgrade", "db history", "doctor", "plan", "scaffold"}
+NO_DATABASE = {"check", "completion", "db downgrade", "db history", "doctor", "plan", "scaffold"}
 """`db downgrade` asks for a revision that it cannot know, and has tests of its own."""
 
 JSON_LINES = {"watch"}
