@@ -164,25 +164,6 @@ class Connection:
     __str__ = __repr__
 
 
-class ConnectionAccessor:
-    """`conn` in the context: `conn.warehouse.host`, `conn.get("warehouse")`."""
-
-    def __getattr__(self, conn_id: str) -> Connection:
-        if conn_id.startswith("__"):  # somebody asks what this object can do
-            raise AttributeError(conn_id)
-        return Connection.get(conn_id)
-
-    def get(self, conn_id: str, default_conn: Any = None) -> Any:
-        """The connection, else `default_conn`."""
-        try:
-            return Connection.get(conn_id)
-        except ConnectionNotFoundError:
-            return default_conn
-
-    def __repr__(self) -> str:
-        return "<connections>"
-
-
 class BaseHook:
     """What hooks derive from: it finds connections, and has a `log`."""
 

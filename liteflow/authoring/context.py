@@ -15,8 +15,7 @@ from functools import lru_cache, partial
 from types import CodeType
 from typing import Any, NamedTuple, Protocol
 
-from liteflow.authoring.connections import ConnectionAccessor
-from liteflow.authoring.variables import variables_in_context
+from liteflow.authoring.accessors import CONNECTIONS, VARIABLES
 from liteflow.authoring.xcomarg import RETURN_VALUE
 from liteflow.errors import NotFoundError
 
@@ -392,7 +391,7 @@ class Context(dict[str, Any]):
 
 def _texts_in(function: Callable[..., Any]) -> frozenset[str]:
     """The texts that the code of a function holds, and that of functions inside it."""
-    plain = inspect.unwrap(function)
+    plain = inspect.unwrap(function) if hasattr(function, "__wrapped__") else function
     while isinstance(plain, partial):
         plain = plain.func
     code = getattr(getattr(plain, "__func__", plain), "__code__", None)
@@ -444,7 +443,7 @@ def make_context(
     ts = date.isoformat()
     instance.task = task or TaskView(instance.task_id)
     return Context(
-        conn=ConnectionAccessor(),
+        conn=CONNECTIONS,
         dag=dag or DagView(run.dag_id),
         dag_run=run,
         data_interval_start=date,
@@ -465,6 +464,6 @@ def make_context(
         ts=ts,
         ts_nodash=date.strftime("%Y%m%dT%H%M%S"),
         ts_nodash_with_tz=ts.replace("-", "").replace(":", ""),
-        var=variables_in_context(),
+        var=VARIABLES,
         **more,
     )

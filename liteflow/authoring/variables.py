@@ -109,27 +109,3 @@ def _read_only(call: str) -> SettingsError:
     return SettingsError(
         f"{call}: liteflow only reads variables; hand a value on as an XCom, keep it in a file, or set it outside"
     )
-
-
-class VariableAccessor:
-    """`var.value` and `var.json` in the context: `var.value.bucket`, `var.value.get("bucket", "none")`."""
-
-    def __init__(self, *, deserialize_json: bool) -> None:
-        self._deserialize_json = deserialize_json
-
-    def __getattr__(self, key: str) -> Any:
-        if key.startswith("__"):  # somebody asks what this object can do
-            raise AttributeError(key)
-        return Variable.get(key, deserialize_json=self._deserialize_json)
-
-    def get(self, key: str, default: Any = NOTSET) -> Any:
-        """The value, else `default`; VariableNotFoundError if there is neither."""
-        return Variable.get(key, default, self._deserialize_json)
-
-    def __repr__(self) -> str:
-        return "<variables as JSON>" if self._deserialize_json else "<variables>"
-
-
-def variables_in_context() -> dict[str, VariableAccessor]:
-    """What stands under `var` in the context."""
-    return {"value": VariableAccessor(deserialize_json=False), "json": VariableAccessor(deserialize_json=True)}

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from liteflow.authoring.connections import BaseHook, Connection, ConnectionAccessor
-from liteflow.authoring.variables import Variable, variables_in_context
+from liteflow.authoring.accessors import CONNECTIONS, VARIABLES
+from liteflow.authoring.connections import BaseHook, Connection
+from liteflow.authoring.variables import Variable
 from liteflow.errors import ConnectionNotFoundError, NotFoundError, SettingsError, VariableNotFoundError
 
 SETTINGS = """
@@ -169,13 +170,13 @@ def test_keys_are_those_of_the_file(settings: Path) -> None:
 
 
 def test_the_accessors_of_the_context(settings: Path) -> None:
-    var = variables_in_context()
+    var = VARIABLES
     assert (var["value"].bucket, var["value"].get("none", "fallback")) == ("orders", "fallback")
     assert (var["json"].limits["a"], var["json"].get("none", {})) == ([1, 2], {})
     with pytest.raises(VariableNotFoundError):
         var["value"].get("none")
     assert not hasattr(var["value"], "__html__")
-    conn = ConnectionAccessor()
+    conn = CONNECTIONS
     assert conn.lake.login == "key"
     assert (conn.get("none"), conn.get("none", 5), conn.get("lake")) == (None, 5, conn.lake)
 
