@@ -358,6 +358,8 @@ class Context(dict[str, Any]):
     """Makes values that few tasks want and that cost something: `macros`, and those of `PREVIOUS_KEYS`."""
     render: Callable[[Any, tuple[str, ...]], Any] | None = None
     """Renders the Jinja templates in a value; texts that end so are names of template files."""
+    looks: int = 0
+    """How many times the task was called before in this try: a sensor looks more than once."""
     now: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
     """The time by the clock of the run, in UTC: in `Dag.test()` it leaps."""
 

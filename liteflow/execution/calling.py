@@ -238,6 +238,7 @@ class Try:
         )
         context.later = {"macros": macros, **{key: partial(self._previous, key) for key in PREVIOUS_KEYS}}
         context.render = self.render
+        context.looks = payload.looks
         context.now = lambda: _moment(self.clock.now_us())
         if payload.more_context:
             from liteflow.execution.callbacks import put_end

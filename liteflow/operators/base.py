@@ -146,10 +146,10 @@ class BaseOperator(Task, OperatorAttributes, metaclass=OperatorMeta):
         raise TypeError(f"{type(self).__name__} has no execute(context)")
 
     def pre_execute(self, context: Context) -> None:
-        """Called before `execute`. An error fails the try."""
+        """Called before `execute`; of a sensor before its first look. An error fails the try."""
 
     def post_execute(self, context: Context, result: Any = None) -> None:
-        """Called after `execute`, with what it returned. An error fails the try."""
+        """Called after `execute`, with what came of it; of a sensor when it is done. An error fails the try."""
 
     def render_template(self, content: Any, context: Context, *_: Any) -> Any:
         """`content` with the Jinja templates in it rendered, as the operator's own fields are. In `execute` only."""
@@ -280,7 +280,9 @@ def _execute(operator: BaseOperator) -> Any:
 
     context = get_current_context()
     try:
-        operator.pre_execute(context)
+        if not context.looks:
+            operator.pre_execute(context)
+        context.looks += 1
         result = operator.execute(context)
         operator.post_execute(context, result)
         return operator._concluded(result)

@@ -18,7 +18,7 @@ from liteflow.authoring.places import Place
 from liteflow.errors import DagError, InvalidOptionError, ParamError, TransportError
 from liteflow.execution.code import describe
 from liteflow.execution.prepared import PreparedDag
-from liteflow.operators import BaseOperator, BashOperator, PythonOperator
+from liteflow.operators import BaseOperator, BaseSensorOperator, BashOperator, PythonOperator
 from tests.conftest import lines_of, states_of
 
 MOMENT = datetime(2026, 9, 27, 21, 41, 43, tzinfo=UTC)
@@ -339,6 +339,36 @@ def test_functions_are_called_around_a_task() -> None:
         ("method after", 5),
         ("after", "both", 5),
     ]
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_the_methods_around_a_sensor_are_called_once(mode: str, is_mapped: bool) -> None:
+    told: list[Any] = []
+    looks = iter([False, False, PokeReturnValue(True, "seen")])
+
+    class Wait(BaseSensorOperator):
+        def __init__(self, *, what: str, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.what = what
+
+        def pre_execute(self, context: Any) -> None:
+            told.append("before")
+
+        def poke(self, context: Any) -> Any:
+            told.append("look")
+            return next(looks)
+
+        def post_execute(self, context: Any, result: Any = None) -> None:
+            told.append(("after", result))
+
+    with Dag("d") as dag:
+        if is_mapped:
+            Wait.partial(task_id="wait", mode=mode).expand(what=["x"])
+        else:
+            Wait(task_id="wait", mode=mode, what="x")
+    assert dag.test().state == "success"
+    assert told == ["before", "look", "look", "look", ("after", "seen")]
 
 
 # The context
