@@ -34,6 +34,7 @@ from liteflow.errors import DagWarning, FailTask, LiteflowError, SkipTask
 from liteflow.states import EndReason, RunState, TaskInstanceState
 
 if TYPE_CHECKING:
+    from liteflow.authoring.connections import Connection
     from liteflow.authoring.retry_policy import (
         ExceptionRetryPolicy,
         RetryAction,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         RetryPolicy,
         RetryRule,
     )
+    from liteflow.authoring.variables import Variable
     from liteflow.execution.handle import RunHandle
     from liteflow.execution.service import ExecutorService
     from liteflow.storage.history import DagRun, read_session
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DAG",
+    "Connection",
     "Context",
     "Dag",
     "DagRun",
@@ -73,6 +76,7 @@ __all__ = [
     "TaskGroup",
     "TaskInstanceState",
     "TriggerRule",
+    "Variable",
     "XComArg",
     "chain",
     "chain_linear",
@@ -88,6 +92,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "Connection": "liteflow.authoring.connections",
     "DagRun": "liteflow.storage.history",
     "ExceptionRetryPolicy": "liteflow.authoring.retry_policy",
     "ExecutorService": "liteflow.execution.service",
@@ -97,6 +102,7 @@ _LATER = {
     "RetryRule": "liteflow.authoring.retry_policy",
     "RunEvent": "liteflow.execution.active",
     "RunHandle": "liteflow.execution.handle",
+    "Variable": "liteflow.authoring.variables",
     "read_session": "liteflow.storage.history",
 }
 

@@ -44,8 +44,10 @@ class TaskDecorator(KindDecorator):
     `trigger_rule` (`all_success`), `multiple_outputs` (default: if the return annotation is a dict), `do_xcom_push`
     (True), `pool`, `pool_slots` (1), `priority_weight` (1), `weight_rule` (`downstream`), `max_active_tis_per_dagrun`,
     `map_index_template`, `depends_on_past`, `wait_for_downstream`, `on_execute_callback`, `on_success_callback`,
-    `on_failure_callback`, `on_retry_callback`, `on_skipped_callback`, `templates_dict`, `doc_md`. Options of Airflow
-    that mean nothing here (owner, email, queue, ...) are accepted.
+    `on_failure_callback`, `on_retry_callback`, `on_skipped_callback`, `pre_execute` (called with the context before the
+    task; its error fails the try), `post_execute` (with the context and the result), `params` (laid over those of the
+    dag, in this task), `templates_dict`, `templates_exts` (ends of texts that name template files, such as `[".sql"]`),
+    `doc_md`. Options of Airflow that mean nothing here (owner, email, queue, ...) are accepted.
     """
 
     def __init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import liteflow
 from liteflow.authoring.accessors import CONNECTIONS, VARIABLES
 from liteflow.authoring.connections import BaseHook, Connection
 from liteflow.authoring.variables import Variable
@@ -241,6 +242,11 @@ def test_an_extra_that_is_no_object_is_none(caplog: pytest.LogCaptureFixture) ->
     assert "the extra of connection 'c' is no JSON" in caplog.text
     assert "hidden" not in caplog.text
     assert Connection("c", extra="[1]").extra_dejson == {}
+
+
+def test_both_are_names_of_the_package_that_cost_nothing_before() -> None:
+    assert (liteflow.Variable, liteflow.Connection) == (Variable, Connection)
+    assert {"Variable", "Connection"} <= set(liteflow.__all__)
 
 
 def test_a_hook_has_connections_and_a_log(settings: Path) -> None:
