@@ -19,7 +19,7 @@ from liteflow.airflow.to_airflow import FILLED_THERE
 from liteflow.authoring.context import CONTEXT_KEYS
 from liteflow.authoring.dag import Dag
 from liteflow.authoring.ids import did_you_mean
-from liteflow.authoring.options import INERT_DAG_OPTIONS, MISSING_DAG_OPTIONS, task_option_sort
+from liteflow.authoring.options import INERT_DAG_OPTIONS, task_option_sort
 
 _KINDS = {"branch": "branch", "sensor": "sensor", "bash": "bash", "short_circuit": "short_circuit"}
 
@@ -190,8 +190,6 @@ def _dag_option_sort(name: str) -> str:
     """What becomes of an option of a dag; as `task_option_sort`."""
     if name in INERT_DAG_OPTIONS:
         return "inert"
-    if name in MISSING_DAG_OPTIONS:
-        return "missing"
     return "known" if name in inspect.signature(Dag.__init__).parameters else "unknown"
 
 

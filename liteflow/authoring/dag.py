@@ -16,7 +16,6 @@ from liteflow.authoring.dagfile import is_in_worker, refuse_while_loading
 from liteflow.authoring.ids import check_name, did_you_mean
 from liteflow.authoring.options import (
     INERT_DAG_OPTIONS,
-    MISSING_DAG_OPTIONS,
     TaskOptions,
     check_default_args,
     dag_callbacks,
@@ -190,7 +189,7 @@ class Dag:
         self.tags = tuple(dict.fromkeys(str(tag) for tag in wanted_tags))
         for name in options:
             if name not in INERT_DAG_OPTIONS:
-                raise unknown_option("a dag", name, self.place, _DAG_OPTIONS, MISSING_DAG_OPTIONS)
+                raise unknown_option("a dag", name, self.place, _DAG_OPTIONS)
         self.timezone_name = _zone_of(options.get("start_date") or self.default_args.get("start_date"))
         """The zone of its `start_date`, for tasks that ask; UTC without one."""
         if options.get("schedule") is not None:

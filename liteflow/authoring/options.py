@@ -375,7 +375,6 @@ INERT_DAG_OPTIONS = frozenset(
 
 # Airflow's options that would change what a run does, and that liteflow does not have yet: refused, not ignored.
 _MISSING_TASK_OPTIONS = frozenset(["max_active_tis_per_dag"])
-MISSING_DAG_OPTIONS: frozenset[str] = frozenset()
 
 
 OPERATOR_PARAMETERS: set[str] = {*_SENSOR_OPTIONS, *_BASH_OPTIONS}
@@ -463,7 +462,7 @@ def default_task_options(given: Mapping[str, Any], where: Place, base: TaskOptio
 
 
 def unknown_option(
-    of_what: str, name: str, where: Place, known: Iterable[str], missing: frozenset[str]
+    of_what: str, name: str, where: Place, known: Iterable[str], missing: frozenset[str] = frozenset()
 ) -> InvalidOptionError:
     """The error for an option that there is not, or not yet."""
     if name in missing:
