@@ -25,10 +25,7 @@ from liteflow.errors import LiteflowError
 _COMMANDS = {
     "backfill": ("liteflow.cli.again", "Run a dag for each date of a range."),
     "cancel": ("liteflow.cli.change", "Ask for the end of a run, or of one of its tasks."),
-    "check": (
-        "liteflow.cli.check",
-        "Name the lines of a dag file that Airflow, or liteflow, would not load or would run otherwise.",
-    ),
+    "check": ("liteflow.cli.check", "Say what keeps a dag file from Airflow, or from liteflow."),
     "clear": ("liteflow.cli.clear", "Open task instances of a run again, to be run once more."),
     "completion": ("liteflow.cli.completion", "Print what makes a shell complete commands, ids and files."),
     "dags": ("liteflow.cli.listing", "List the dags that have run in the database."),

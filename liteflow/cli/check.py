@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 @db_option
 @json_option
 def check_command(file: str, target: str, db_path: str | None, as_json: bool) -> None:
-    """Name the lines of a dag file that Airflow, or liteflow, would not load or would run otherwise.
+    """Say what keeps a dag file from Airflow, or from liteflow.
 
-    Notes say what is good to know. Exit 1 when there is more than notes, 2 when the file cannot be read or parsed.
+    It names the lines that would not load there, or would do something else, and what to write. Notes say what is good
+    to know. Exit 1 when there is more than notes, 2 when the file cannot be read or parsed.
+
     With --target airflow the file is also loaded, as `run` does it, and the values of its last run are looked at.
     """
     from liteflow.airflow.checking import check_file, counts
