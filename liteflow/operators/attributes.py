@@ -127,7 +127,8 @@ class OperatorAttributes:
 
     def __getattr__(self: Any, name: str) -> Any:
         if name in _AS_THEY_ARE:
-            return getattr(self.options, name)
+            value = getattr(self.options, name)
+            return list(value) if isinstance(value, tuple) else value  # callbacks are a list in Airflow
         if name in _CHANGED:
             return _CHANGED[name](self.options)
         if name in _ITSELF:

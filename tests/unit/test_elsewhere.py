@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,12 @@ import pytest
 
 from liteflow import Dag, task
 from liteflow.errors import DagError
-from liteflow.operators import BranchExternalPythonOperator, EmptyOperator, PythonVirtualenvOperator
+from liteflow.operators import (
+    BranchExternalPythonOperator,
+    EmptyOperator,
+    ExternalPythonOperator,
+    PythonVirtualenvOperator,
+)
 from liteflow.operators.elsewhere import ElsewherePython, Interpreter
 
 
@@ -76,6 +82,18 @@ def test_a_virtual_environment_is_made_and_kept(tmp_path: Path) -> None:
     assert (run.state, run.xcom("b")) == ("success", [prefix, base])
     assert prefix != base
     assert [str(one) for one in kept.iterdir()] == [prefix]
+
+
+def _names(x: int, ds: str, *, run_id: str = "none", more: int = 3) -> tuple[Any, ...]:
+    return x, ds, run_id, more
+
+
+def test_a_function_elsewhere_gets_what_it_names_and_nothing_else() -> None:
+    """In a worker its parameters used to be forgotten, so that it was called with the whole context."""
+    with Dag("d") as dag:
+        ExternalPythonOperator(task_id="e", python=sys.executable, python_callable=_names, op_args=["{{ ds }}"])
+    run = dag.test(run_id="r", logical_date=datetime(2026, 1, 5, tzinfo=UTC))
+    assert run.xcom("e") == ("2026-01-05", "2026-01-05", "r", 3)
 
 
 def _chooses(**context: Any) -> str:

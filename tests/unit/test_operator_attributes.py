@@ -80,7 +80,7 @@ EXPECTED = {
     "do_xcom_push": True,
     "params": {"a": 1},
     "task_display_name": "g.one",
-    "on_failure_callback": (),  # functions do not go along
+    "on_failure_callback": [],  # functions do not go along
 }
 EXPECTED.pop("resources")
 
@@ -108,7 +108,7 @@ def test_an_operator_knows_itself_while_it_runs(caplog: pytest.LogCaptureFixture
 def test_an_operator_knows_itself_in_the_dag_file() -> None:
     dag = a_dag()
     one = dag.get_task("g.one")
-    assert {name: getattr(one, name) for name in NAMES} == {**EXPECTED, "on_failure_callback": (note,)}
+    assert {name: getattr(one, name) for name in NAMES} == {**EXPECTED, "on_failure_callback": [note]}
     assert (one.leaves, one.task_group, one.ui_color) == ([one], dag.task_groups["g"], "#fff")
     with dag:
         end = EmptyOperator(task_id="end")
