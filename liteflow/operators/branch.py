@@ -93,11 +93,21 @@ class BaseBranchOperator(BranchMixIn, BaseOperator):
 
 
 class LatestOnlyOperator(BaseOperator):
-    """Where Airflow skips what follows unless the run is the newest by its schedule, runs that are started by hand go
-    on, as there. All runs of liteflow are such."""
+    """Lets all go on that follows, since a run that was started by hand does so in Airflow, and here all runs are such.
 
-    def execute(self, context: Context) -> None:
+    Its value are the ids of the tasks that follow it directly.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.follows: list[str] = []
+
+    def _attributes(self) -> dict[str, Any]:
+        return {**super()._attributes(), "follows": self.downstream_task_ids if self.dag is not None else []}
+
+    def execute(self, context: Context) -> list[str]:
         self.log.info("a run that was started by hand: what follows goes on")
+        return self.follows
 
 
 class BranchDayOfWeekOperator(BaseBranchOperator):

@@ -348,4 +348,6 @@ def test_days_of_the_week() -> None:
 def test_what_follows_latest_only_goes_on_in_a_run_by_hand() -> None:
     with Dag("d") as dag:
         LatestOnlyOperator(task_id="latest") >> EmptyOperator(task_id="after")
-    assert states(dag) == {"latest": "success", "after": "success"}
+    run = dag.test()
+    assert {ti.task_id: str(ti.state) for ti in run.task_instances()} == {"latest": "success", "after": "success"}
+    assert run.xcom("latest") == ["after"]
