@@ -25,8 +25,6 @@ from liteflow.authoring.places import Place
 from liteflow.errors import AirflowNameError, DagWarning
 
 _INSTALLED = ("site-packages", "dist-packages")
-_met: dict[str, dict[str, int]] = {}
-"""By file: which inert names it has imported since it was last said, and in which line."""
 
 
 def spec_of(module: str) -> ModuleSpec | None:
@@ -36,6 +34,7 @@ def spec_of(module: str) -> ModuleSpec | None:
         return None
     if not names.is_module(module):
         raise _no_module(module, place)
+    dagfile.airflow_files.setdefault(place.file, {})
     set_date_type(as_pendulum)  # Airflow's contexts have such dates
     return ModuleSpec(module, _Loader(), is_package=True)
 
@@ -45,16 +44,17 @@ def forget() -> None:
     for name, module in list(sys.modules.items()):
         if isinstance(module, AirflowModule):
             del sys.modules[name]
-    for file, found in _met.items():
-        line = min(found.values())
-        warnings.warn_explicit(
-            f"{file}:{line}: loads, and means nothing here: {', '.join(sorted(found))}. Runs are started by "
-            "`liteflow run`, cron or a program, and nothing else follows from these",
-            DagWarning,
-            file,
-            line,
-        )
-    _met.clear()
+    for file, found in dagfile.airflow_files.items():
+        line = min(found.values(), default=0)
+        if line:
+            warnings.warn_explicit(
+                f"{file}:{line}: loads, and means nothing here: {', '.join(sorted(found))}. Runs are started by "
+                "`liteflow run`, cron or a program, and nothing else follows from these",
+                DagWarning,
+                file,
+                line,
+            )
+    dagfile.airflow_files.clear()
 
 
 class _Loader(Loader):
@@ -86,7 +86,7 @@ class AirflowModule(ModuleType):
             value = inert_class(name)
             place = _importer()
             if place is not None:
-                _met.setdefault(place.file, {})[f"{name} ({entry.sort})"] = place.line
+                dagfile.airflow_files.setdefault(place.file, {})[f"{name} ({entry.sort})"] = place.line
         elif names.is_module(f"{self.__name__}.{name}"):
             raise AttributeError(name)  # the import of the module follows
         else:

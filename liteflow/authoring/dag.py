@@ -12,7 +12,7 @@ from functools import update_wrapper
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn, overload
 
-from liteflow.authoring.dagfile import is_in_worker, refuse_while_loading
+from liteflow.authoring.dagfile import airflow_files, is_in_worker, refuse_while_loading
 from liteflow.authoring.ids import check_name, did_you_mean
 from liteflow.authoring.options import (
     INERT_DAG_OPTIONS,
@@ -740,12 +740,15 @@ _schedule_was_named = False
 
 def _say_that_schedule_is_inert(place: Place) -> None:
     global _schedule_was_named
-    if not _schedule_was_named and not is_in_worker():
+    if place.file in airflow_files:  # said with what else is inert in that file
+        airflow_files[place.file]["schedule"] = place.line
+    elif not _schedule_was_named and not is_in_worker():
         _schedule_was_named = True
-        warnings.warn(
+        warnings.warn_explicit(
             f"{place}: schedule= does nothing in liteflow, which has no scheduler; start runs from cron or a timer",
             UserWarning,
-            stacklevel=3,
+            place.file,
+            place.line,
         )
 
 

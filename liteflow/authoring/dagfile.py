@@ -35,6 +35,8 @@ _importable: dict[tuple[str, str], bool] = {}
 _load_lock = threading.RLock()
 _stretches: list[None] = []
 """One for each stretch of any thread in which Airflow's modules may be found."""
+airflow_files: dict[str, dict[str, int]] = {}
+"""Files that are being loaded and have imported Airflow's names: what of theirs is inert here, and in which line."""
 _imported: dict[str, str] = {}
 """By path: the name under which this process has a file that others can only load by its path."""
 

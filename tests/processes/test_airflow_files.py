@@ -91,7 +91,7 @@ def test_workers_load_the_file_as_the_command_does(project: Path) -> None:
     done = liteflow("run", "flow.py:taskflow", "--run-id", "r", "--logical-date", "2026-01-05", "-q", cwd=project)
     assert (done.returncode, done.stdout) == (0, "taskflow/r success\n"), done.stderr
     assert done.stderr.count("means nothing here") == 1
-    assert "Asset (assets)" in done.stderr
+    assert "Asset (assets), schedule. Runs are started by" in done.stderr
     shown = json.loads(command("show", "r", "--json", cwd=project).stdout)
     states = {ti["task_id"]: ti["state"] for ti in shown["task_instances"]}
     assert states["skips"] == "skipped"

@@ -82,10 +82,8 @@ def test_a_schedule_is_inert(run: Run) -> None:
 
 
 def test_an_option_that_would_change_what_a_run_does_is_refused_and_not_ignored() -> None:
-    with pytest.raises(InvalidOptionError, match="'user_defined_macros' of a dag is not supported by this version"):
-        Dag("bad", user_defined_macros={})
-    with pytest.raises(InvalidOptionError, match="'pre_execute' of a task is not supported by this version"):
-        task(pre_execute=print)(give.function)
+    with pytest.raises(InvalidOptionError, match="'max_active_tis_per_dag' of a task is not supported by this version"):
+        task(max_active_tis_per_dag=2)(give.function)
     with pytest.raises(InvalidOptionError, match="no option 'retires' .*'retries'"):
         task(retires=1)(give.function)
 
