@@ -1,0 +1,1 @@
+select * from days where day = '{{ ds }}' and dag = '{{ dag.dag_id }}'
