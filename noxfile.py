@@ -96,6 +96,23 @@ def examples(session: nox.Session) -> None:
 
 
 @nox.session(python="3.11")
+def conformance(session: nox.Session) -> None:
+    """Airflow's own example dags with liteflow, and liteflow's with Airflow; `-- --oracle` makes Airflow's table anew."""
+    airflow = Path(session.create_tmp()).absolute() / "airflow"
+    python = str(airflow / "bin" / "python")
+    if not Path(python).exists():
+        session.run("python", "-m", "venv", str(airflow))
+    wanted = ("apache-airflow-core==3.3.2", "apache-airflow-providers-standard==1.21.0")
+    session.run(python, "-m", "pip", "install", "--quiet", *wanted, external=True)
+    if "--oracle" in session.posargs:
+        session.run(python, "tests/conformance/oracle.py", external=True)
+    session.install(".[airflow]")
+    posargs = [one for one in session.posargs if one != "--oracle"]
+    session.run("python", "-m", "tests.conformance.compare", python, *posargs)
+    session.run("python", "-m", "tests.conformance.deploy", python)
+
+
+@nox.session(python="3.11")
 def wheel(session: nox.Session) -> None:
     """The wheel, alone, in an empty environment and an empty directory: scaffold, run, visualize, upgrade."""
     built = Path(session.create_tmp()).absolute() / "dist"

@@ -1,4 +1,4 @@
-"""What Airflow itself makes of dag files: runs each dag with `dag.test()` and writes the table that liteflow is held to.
+"""What Airflow itself makes of dag files: runs each dag with `dag.test()`, and writes the table to compare with.
 
     python tests/conformance/oracle.py        # with the Python of an environment that has Airflow
 

@@ -1,4 +1,4 @@
-"""Mapped tasks: over lists, values, dicts, crosswise, with `map` and `zip`; none at all; one that skips, one that fails."""
+"""Mapped tasks: over lists, values, dicts, crosswise, with `map` and `zip`; none at all; one skips, one fails."""
 
 from __future__ import annotations
 

@@ -10,10 +10,20 @@ from airflow.providers.standard.operators.python import PythonOperator
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-RULES = (
-    "all_success all_failed all_done all_done_min_one_success all_skipped one_success one_failed one_done none_failed "
-    "none_failed_min_one_success none_skipped always"
-).split()
+RULES = [
+    "all_success",
+    "all_failed",
+    "all_done",
+    "all_done_min_one_success",
+    "all_skipped",
+    "one_success",
+    "one_failed",
+    "one_done",
+    "none_failed",
+    "none_failed_min_one_success",
+    "none_skipped",
+    "always",
+]
 
 
 @task

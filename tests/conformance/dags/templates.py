@@ -39,4 +39,4 @@ with DAG(
         return [text, nested]
 
     decorated("{{ ds }}", {"deep": ["{{ run_id | length > 0 }}", 1]})
-    decorated.override(task_id="of_output")(f"{dates.output}", {})
+    decorated.override(task_id="of_output")(str(dates.output), {})
