@@ -97,7 +97,7 @@ def examples(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def conformance(session: nox.Session) -> None:
-    """Airflow's own example dags with liteflow, and liteflow's with Airflow; `-- --oracle` makes Airflow's table anew."""
+    """Airflow's example dags with liteflow, and liteflow's with Airflow; `-- --oracle` makes the table anew."""
     airflow = Path(session.create_tmp()).absolute() / "airflow"
     python = str(airflow / "bin" / "python")
     if not Path(python).exists():
