@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Any
 
 from liteflow import Dag, DagRun, DagWarning, FailTask, RunState, SkipTask, TriggerRule, get_current_context, task
 
@@ -31,7 +32,7 @@ FAILURES = 2
 def fetch() -> list[int]:
     """Get some numbers from a service that is not up yet when it is first asked."""
     context = get_current_context()
-    try_number = context["try_number"]
+    try_number = context["ti"].try_number
     print(f"try {try_number} of at most {context['ti'].max_tries}")
     if try_number <= FAILURES:
         raise ConnectionError("the service is still starting")
@@ -40,9 +41,9 @@ def fetch() -> list[int]:
 
 # A parameter with the name of a key of the context is filled in by itself: the short way to the same number.
 @task
-def average(numbers: list[int], try_number: int) -> float:
+def average(numbers: list[int], ti: Any) -> float:
     """The mean of what `fetch` got. Each task counts its own tries, so this is the first."""
-    print(f"try {try_number}, with {numbers}")
+    print(f"try {ti.try_number}, with {numbers}")
     return round(sum(numbers) / len(numbers), 2)
 
 
