@@ -2,9 +2,10 @@
 
     python -m tests.conformance.deploy AIRFLOW_PYTHON
 
-What is changed is what the README says under "To Airflow", and by rule: `from liteflow import ...` becomes
+What is changed is what `liteflow check --target airflow` says, and by rule: `from liteflow import ...` becomes
 `from airflow.sdk import ...`, options of a dag that only liteflow has go, and so does the part that runs the dag when
-the file is a script. Nobody edits a file. Exit 1 when a state differs.
+the file is a script. Nobody edits a file. Exit 1 when `check` finds something that is left to change, or a state
+differs.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conformance import oracle
-from tests.conformance.compare import of_states, run_dag
+from tests.conformance.compare import liteflow, of_states, run_dag
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = ("forecasts.py", "retries.py", "weather_etl.py")
@@ -96,6 +97,7 @@ def main() -> int:
         shutil.copytree(EXAMPLES / "data", Path(directory, "data"))
         for name in FILES:
             Path(directory, name).write_text(for_airflow((EXAMPLES / name).read_text()))
+        left = {name: liteflow("check", name, "--target", "airflow", cwd=directory) for name in FILES}
         table = Path(directory, "table.json")
         files = [str(Path(directory, name)) for name in FILES]
         command = [airflow, oracle.__file__, "--table", str(table), "--files", *files]
@@ -103,7 +105,8 @@ def main() -> int:
         entries = json.loads(table.read_text())["files"]
     for name in FILES:
         for dag_id, expected in entries[name].get("dags", {"": entries[name]}).items():
-            lines = list(_differences(EXAMPLES / name, dag_id, expected))
+            lines = left[name].stdout.splitlines() if left[name].returncode else []
+            lines += _differences(EXAMPLES / name, dag_id, expected)
             wrong = wrong or bool(lines)
             print(f"{'differs' if lines else 'same':8}  examples/{name}:{dag_id}")
             for line in lines:
