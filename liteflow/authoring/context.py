@@ -114,6 +114,12 @@ class TaskView(NamedTuple):
     trigger_rule: str = "all_success"
     pool: str | None = None
 
+    def render_template(self, content: Any, context: Context, *_: Any) -> Any:
+        """`content` with the Jinja templates in it rendered."""
+        if context.render is None:
+            raise RuntimeError("render_template() works while the task runs")
+        return context.render(content, ())
+
 
 class DagRunFacts(NamedTuple):
     """The run, as a task sees it (`dag_run` in the context)."""

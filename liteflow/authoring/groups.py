@@ -83,10 +83,9 @@ class TaskGroup(DependencyMixin):
         return label if parent is None else parent.child_id(label)
 
     def child_id(self, label: str) -> str:
-        """The id of a task or group of that name in this group."""
-        if self.prefix_group_id:
-            return f"{self.group_id}.{label}"
-        return label if self.parent is None else self.parent.child_id(label)
+        """The id of a task or group of that name in this group; without a prefix also that of groups around it is left
+        out, as in Airflow 3.3.2."""
+        return f"{self.group_id}.{label}" if self.prefix_group_id else label
 
     @property
     def mapped_group(self) -> TaskGroup | None:

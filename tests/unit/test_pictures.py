@@ -89,21 +89,21 @@ def dag_with_everything() -> Dag:
 
 def test_a_dag_is_drawn_from_its_code_with_its_groups_and_labels() -> None:
     found = dag_picture(dag_with_everything())
-    assert (found.title, found.run_id, found.labels) == ("code", "", {("group.up", "group.down"): "if well"})
+    assert (found.title, found.run_id, found.labels) == ("code", "", {("up", "down"): "if well"})
     assert [(one.name, list(one.upstream), list(one.groups), one.words) for one in found.nodes] == [
         ("start", [], [], ""),
-        ("group.up", [], ["group", "group.inner"], "setup"),
+        ("up", [], ["group", "group.inner"], "setup"),
         ("group.one []", ["start"], ["group"], "none_failed"),
-        ("group.down", ["group.up", "group.one"], ["group", "group.inner"], "teardown"),
+        ("down", ["up", "group.one"], ["group", "group.inner"], "teardown"),
     ]
     assert {one.state for one in found.nodes} == {S.PENDING}
 
 
 def test_a_run_gets_groups_and_labels_from_the_code_of_its_dag() -> None:
-    run = picture(node("group.one"), node("group.down", "group.one"), node("gone.since"))
+    run = picture(node("group.one"), node("down", "group.one"), node("gone.since"))
     found = with_code(run, dag_with_everything())
     assert [list(one.groups) for one in found.nodes] == [["group"], ["group", "group.inner"], []]
-    assert found.labels == {("group.up", "group.down"): "if well"}
+    assert found.labels == {("up", "down"): "if well"}
 
 
 def test_a_flowchart_has_subgraphs_and_labels() -> None:

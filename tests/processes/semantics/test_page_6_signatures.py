@@ -554,10 +554,10 @@ def test_groups(run: Run) -> None:
 
         outer >> build(1)
         give.override(task_id="last")(build.override(group_id="again")(2))
-    assert edges(made) == {"again.give>last"} | {f"{up}>made.give" for up in ("outer.a", "outer.b")}
+    assert edges(made) == {"again.give>last"} | {f"{up}>made.give" for up in ("outer.a", "b")}
     assert {one.task_id: one.options.retries for one in made.tasks} == {
         "outer.a": 2,
-        "outer.b": 2,
+        "b": 2,
         "made.give": 3,
         "again.give": 3,
         "last": 1,
