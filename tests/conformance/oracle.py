@@ -16,9 +16,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -43,10 +45,14 @@ FILES_LEFT_OUT = {
     "airflow/providers/standard/example_dags/example_branch_operator.py": "draws lots, and needs the network",
     "airflow/providers/standard/example_dags/example_branch_operator_decorator.py": "draws lots, and needs the network",
     "airflow/providers/standard/example_dags/example_hitl_operator.py": "waits for a person",
+    "airflow/providers/standard/example_dags/example_sensors.py": "depends on the day of the week",
 }
 """Files that no rule below finds out about."""
 
-DAGS_LEFT_OUT: dict[str, str] = {}
+DAGS_LEFT_OUT = {
+    "example_branch_datetime_operator_2": "depends on the time of day",
+    "example_weekday_branch_operator": "depends on the day of the week",
+}
 """Dags, likewise."""
 
 INTERNAL_KEYS = re.compile(r"skipmixin_key$|_link_")
@@ -175,12 +181,15 @@ class Rounds:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         }
 
-    def once(self, path: Path) -> list[dict[str, Any]]:
-        """What is told about the dags of a file in one round. One that takes too long is ended, and the rest go on."""
+    def once(self, path: Path, others: int) -> list[dict[str, Any]]:
+        """What is told about the dags of a file in one round. One that takes too long is ended, and the rest go on.
+
+        `others`: how many files more there are in the folder of the dags, since some dags count them.
+        """
         told: list[dict[str, Any]] = []
         passed_over: list[str] = []
         while True:
-            fresh, ended = self._process(path, passed_over)
+            fresh, ended = self._process(path, passed_over, others)
             told += fresh
             begun = [line["begins"] for line in fresh if "begins" in line]
             over = {line["dag_id"] for line in told if "dag_id" in line}
@@ -192,35 +201,44 @@ class Rounds:
             told.append({"dag_id": begun[-1], "refused": why})
             passed_over = [*over, begun[-1]]
 
-    def _process(self, path: Path, passed_over: list[str]) -> tuple[list[dict[str, Any]], bool]:
+    def _process(self, path: Path, passed_over: list[str], others: int) -> tuple[list[dict[str, Any]], bool]:
         with tempfile.TemporaryDirectory(dir=self.scratch) as directory:
             home = Path(directory, "home")
             shutil.copytree(self.template, home)
             (home / "dags").mkdir(exist_ok=True)
             for companion in {path, *self.companions}:
                 shutil.copy(companion, home / "dags")
+            for number in range(others):
+                (home / "dags" / f"other_{number}.txt").touch()
             answers = Path(directory, "answers")
             answers.touch()
-            process = subprocess.Popen(
-                [sys.executable, __file__, "--one", str(path), str(answers), *passed_over],
-                env=self.environment(home),
-                cwd=directory,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
+            with Path(directory, "errors").open("w") as errors:
+                process = subprocess.Popen(
+                    [sys.executable, __file__, "--one", str(path), str(answers), *passed_over],
+                    env=self.environment(home),
+                    cwd=directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+            ended = self._wait(process, answers)
+            text = answers.read_text()
+            if ended and process.returncode and not text:
+                raise RuntimeError(f"{path}: {Path(directory, 'errors').read_text()}")
+            return [json.loads(line) for line in text.splitlines()], ended
+
+    def _wait(self, process: subprocess.Popen[bytes], answers: Path) -> bool:
+        """Whether the process ended by itself; it is killed when it has told nothing for `LIMIT_S`."""
+        while True:
             try:
-                _, errors = process.communicate(timeout=LIMIT_S)
-                ended = True
-                if process.returncode and not answers.read_text():
-                    raise RuntimeError(f"{path}: {errors}")
+                process.wait(timeout=0.5)
+                return True
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
-                process.communicate()
-                ended = False
-            return [json.loads(line) for line in answers.read_text().splitlines()], ended
+                if time.time() - answers.stat().st_mtime > LIMIT_S:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
+                    return False
 
     def entry(self, path: Path, name: str) -> dict[str, Any]:
         """What the table says about a file."""
@@ -229,7 +247,7 @@ class Rounds:
             return {"left_out": FILES_LEFT_OUT[name]}
         if other := OTHER_FILES.search(text):
             return {"left_out": f"needs another file of Airflow's examples: {other.group(1)}"}
-        rounds = [self.once(path), self.once(path)]
+        rounds = [self.once(path, others=0), self.once(path, others=1)]
         for line in rounds[0]:
             if "broken" in line:
                 return {"left_out": why_broken(line["broken"])}
