@@ -17,9 +17,7 @@ from typing import Any
 
 from liteflow.airflow import names
 from liteflow.airflow.inert import inert_class
-from liteflow.airflow.pendulums import as_pendulum
 from liteflow.authoring import dagfile
-from liteflow.authoring.context import set_date_type
 from liteflow.authoring.ids import did_you_mean
 from liteflow.authoring.places import Place
 from liteflow.errors import AirflowNameError, DagWarning
@@ -35,7 +33,6 @@ def spec_of(module: str) -> ModuleSpec | None:
     if not names.is_module(module):
         raise _no_module(module, place)
     dagfile.airflow_files.setdefault(place.file, {})
-    set_date_type(as_pendulum)  # Airflow's contexts have such dates
     return ModuleSpec(module, _Loader(), is_package=True)
 
 

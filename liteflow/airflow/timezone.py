@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as _datetime
 from typing import Any
 
-from liteflow.airflow.pendulums import as_pendulum
+from liteflow.authoring.pendulums import as_pendulum
 
 utc = _datetime.UTC
 

@@ -152,6 +152,8 @@ class Dag:
     ) -> None:
         self.place = caller()
         """Where the dag is made."""
+        self.is_for_airflow = self.place.file in airflow_files
+        """Whether its file imports Airflow's names: its tasks are given dates as they are there."""
         self.dag_id = check_name("dag id", dag_id)
         self.db_path = self._checked("db_path", db_path, str | os.PathLike, "a path or an SQLAlchemy URL", None)
         self.description: str | None = self._checked("description", description, str, "text", None)

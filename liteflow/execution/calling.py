@@ -27,6 +27,7 @@ from liteflow.authoring.context import (
     TaskView,
     make_context,
     make_date,
+    set_date_type,
 )
 from liteflow.authoring.decorators import Guarded
 from liteflow.authoring.mapping import (
@@ -40,6 +41,7 @@ from liteflow.authoring.mapping import (
 )
 from liteflow.authoring.options import BashOptions, SensorOptions
 from liteflow.authoring.params import own_values
+from liteflow.authoring.pendulums import as_pendulum
 from liteflow.authoring.task import BASH, BRANCH, SENSOR, SHORT_CIRCUIT
 from liteflow.authoring.templates import has_template, has_template_file
 from liteflow.authoring.xcomarg import RETURN_VALUE, put_together
@@ -215,6 +217,8 @@ class Try:
         from liteflow.execution.templates import macros
 
         payload, recipe = self.payload, self.recipe
+        if recipe.dag_view[-1]:
+            set_date_type(as_pendulum)  # from now on: Airflow's contexts have such dates
         run_started = _moment(payload.run_started_us)
         context = make_context(
             DagRunFacts(payload.dag_id, payload.run_id, _moment(payload.logical_date_us), self.run_params, run_started),
@@ -547,7 +551,7 @@ def _moment(us: int) -> datetime:
 
 
 def _dag_view(fields: tuple[Any, ...]) -> DagView:
-    dag_id, description, tags, zone, params = fields
+    dag_id, description, tags, zone, params, _ = fields
     return DagView(dag_id, description, tags, zone, {} if params == "{}" else decode("json", params.encode()))
 
 

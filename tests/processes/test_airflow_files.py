@@ -41,9 +41,7 @@ def taskflow(name: str = "you"):
     def late():
         from airflow.sdk import get_current_context
 
-        context = get_current_context()
-        assert context["logical_date"].subtract(days=1).day == 4  # a date of pendulum
-        return context["ds"]
+        return get_current_context()["ds"]
 
     @task(outlets=[Asset("file:///tmp/rows")])
     def skips():
@@ -54,7 +52,8 @@ def taskflow(name: str = "you"):
         return sum(values)
 
     @task
-    def double(n):
+    def double(n, logical_date):
+        assert logical_date.subtract(days=1).day == 4  # a date of pendulum
         return 2 * n
 
     late() >> skips() >> Label("after") >> EmptyOperator(task_id="end", trigger_rule="all_done")

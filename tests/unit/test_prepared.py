@@ -387,7 +387,7 @@ def test_options_reach_the_recipe() -> None:
     assert (recipe.max_tries, recipe.push_result, recipe.multiple_outputs) == (4, False, True)
     assert recipe.map_index_template == "{{ x }}"
     assert pickle.loads(recipe.extras) == {"on_execute": (note,), "templates_dict": {"k": 1}}
-    assert recipe.dag_view == ("d", "mine", ("a",), "UTC", "{}")
+    assert recipe.dag_view == ("d", "mine", ("a",), "UTC", "{}", False)
     assert recipe.task_view == (3, "none_failed", "one")
 
 
