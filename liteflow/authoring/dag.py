@@ -152,8 +152,8 @@ class Dag:
     ) -> None:
         self.place = caller()
         """Where the dag is made."""
-        self.is_for_airflow = self.place.file in airflow_files
-        """Whether its file imports Airflow's names: its tasks are given dates as they are there."""
+        self.is_for_airflow = bool(airflow_files)
+        """Whether the file that is being loaded imports Airflow's names: its tasks get dates as they are there."""
         self.dag_id = check_name("dag id", dag_id)
         self.db_path = self._checked("db_path", db_path, str | os.PathLike, "a path or an SQLAlchemy URL", None)
         self.description: str | None = self._checked("description", description, str, "text", None)
@@ -742,8 +742,8 @@ _schedule_was_named = False
 
 def _say_that_schedule_is_inert(place: Place) -> None:
     global _schedule_was_named
-    if place.file in airflow_files:  # said with what else is inert in that file
-        airflow_files[place.file]["schedule"] = place.line
+    if airflow_files:  # said with what else is inert in that file
+        airflow_files.setdefault(place.file, {})["schedule"] = place.line
     elif not _schedule_was_named and not is_in_worker():
         _schedule_was_named = True
         warnings.warn_explicit(

@@ -81,7 +81,9 @@ def test_names_are_forgotten_once_the_file_is_loaded(load: Load) -> None:
 def test_a_module_beside_the_file_finds_them_too(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "beside_the_flow.py").write_text("from airflow.sdk import DAG\n")
-    assert list(load("from beside_the_flow import DAG\nDAG('d')\n")) == ["d"]
+    dags = load("from beside_the_flow import DAG\nfrom airflow.sdk import task\nDAG('d')\n")
+    assert [(dag_id, dag.is_for_airflow) for dag_id, dag in dags.items()] == [("d", True)]
+    assert not Dag("other").is_for_airflow
 
 
 def test_an_installed_package_does_not_find_them(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
