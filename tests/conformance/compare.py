@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -237,7 +238,7 @@ def counted(table: Mapping[str, Any], known: Mapping[str, str]) -> tuple[int, in
 def main() -> int:
     """Compare, and print what came of it."""
     parser = argparse.ArgumentParser(description="Compare liteflow with what Airflow makes of its example dags.")
-    parser.add_argument("airflow", metavar="AIRFLOW_PYTHON")
+    parser.add_argument("airflow", metavar="AIRFLOW_PYTHON", type=os.path.abspath)
     parser.add_argument("--only", nargs="*", default=[], metavar="TEXT", help="only files whose names contain one")
     parser.add_argument("--no-times", action="store_true", help="measure nothing")
     options = parser.parse_args()
@@ -257,6 +258,9 @@ def main() -> int:
     ran = [one for one in examples if one.word != "left out"]
     print(summary(table, sum(one.word == "same" for one in ran), len(ran)))
     print(f"left out, since Airflow itself cannot run them so: {len(examples) - len(ran)} dags or files")
+    reasons = Counter(one.details[0] for one in examples if one.word == "known")
+    for reason, dags in reasons.most_common():
+        print(f"differ: {dags:3}  {reason}")
     wrong = any(one.word == "differs" for one in found)
     if not options.no_times:
         ours, theirs = ratio(options.airflow, site / SIMPLEST)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def _cut(lines: list[str], keyword: ast.keyword) -> None:
 def main() -> int:
     """Rewrite, run with both, compare."""
     parser = argparse.ArgumentParser(description="Run liteflow's examples with Airflow.")
-    parser.add_argument("airflow", metavar="AIRFLOW_PYTHON")
+    parser.add_argument("airflow", metavar="AIRFLOW_PYTHON", type=os.path.abspath)
     airflow = parser.parse_args().airflow
     wrong = False
     with tempfile.TemporaryDirectory() as directory:

@@ -209,7 +209,7 @@ class Rounds:
             for companion in {path, *self.companions}:
                 shutil.copy(companion, home / "dags")
             for number in range(others):
-                (home / "dags" / f"other_{number}.txt").touch()
+                (home / "dags" / f"other_{number}.py").touch()
             answers = Path(directory, "answers")
             answers.touch()
             with Path(directory, "errors").open("w") as errors:
