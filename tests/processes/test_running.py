@@ -393,7 +393,7 @@ def test_params_and_context_reach_the_task(db: str) -> None:
         "r1",
         "see_context",
         1,
-        ["dag", "dag_run"],
+        ["conn", "dag"],
     ]
     assert run.xcom("give") == "y"
     assert run.params == {"a": 1, "b": "y"}
