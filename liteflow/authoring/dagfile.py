@@ -11,7 +11,6 @@ is what `run()` and its like call first.
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import os
@@ -252,8 +251,11 @@ def loading() -> Iterator[None]:
         _loading.depth -= 1
 
 
-class _AirflowNames(importlib.abc.MetaPathFinder):
-    """Finds Airflow's modules among liteflow's own, for the threads that are in `airflow_names()`."""
+class _AirflowNames:
+    """Finds Airflow's modules among liteflow's own, for the threads that are in `airflow_names()`.
+
+    Not derived from `importlib.abc.MetaPathFinder`, which would cost `import liteflow` two dozen modules.
+    """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if fullname.partition(".")[0] != "airflow" or not (_in_worker or getattr(_loading, "airflow", 0) > 0):
