@@ -72,9 +72,11 @@ class ExternalTaskSensor(BaseSensorOperator):
         self.external_task_ids = external_task_ids
         self.external_task_group_id = external_task_group_id
         known = [str(one) for one in (TaskInstanceState if named else RunState)] + list(_OF_AIRFLOW if named else ())
-        self.allowed_states = _states("allowed_states", allowed_states or ["success"], known)
-        self.skipped_states = _states("skipped_states", skipped_states or (), known)
-        self.failed_states = _states("failed_states", failed_states or (), known)
+        self.allowed_states = checked_states(
+            "allowed_states", allowed_states or ["success"], known, "what is waited for"
+        )
+        self.skipped_states = checked_states("skipped_states", skipped_states or (), known, "what is waited for")
+        self.failed_states = checked_states("failed_states", failed_states or (), known, "what is waited for")
         everywhere = [*self.allowed_states, *self.skipped_states, *self.failed_states]
         if len(set(everywhere)) < len(everywhere):
             raise DagError(f"{self.place}: a state stands twice among allowed_states, skipped_states and failed_states")
@@ -179,12 +181,13 @@ class ExternalTaskMarker(EmptyOperator):
         self.recursion_depth = recursion_depth
 
 
-def _states(name: str, given: Iterable[str], known: Collection[str]) -> list[str]:
-    found = [str(state) for state in given]
+def checked_states(name: str, given: Iterable[str], known: Iterable[str], of_what: str) -> list[str]:
+    """The states that the option `name` gives, as text. Raises DagError for one that is not among those known."""
+    found, there = [str(state) for state in given], [str(state) for state in known]
     for state in found:
-        if state not in known:
-            hint = did_you_mean(state, known) or f"; there are {', '.join(known)}"
-            raise DagError(f"{caller()}: {name}: {state!r} is no state of what is waited for{hint}")
+        if state not in there:
+            hint = did_you_mean(state, there) or f"; there are {', '.join(there)}"
+            raise DagError(f"{caller()}: {name}: {state!r} is no state of {of_what}{hint}")
     return found
 
 

@@ -30,23 +30,33 @@ class PythonOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(python_callable, TaskFactory):
-            python_callable = python_callable.function
-        if not callable(python_callable):
-            raise DagError(f"{caller()}: python_callable={python_callable!r} must be a function")
-        self.python_callable = python_callable
+        self.python_callable = plain_function(python_callable)
         self.op_args = op_args if op_args is not None else []
         self.op_kwargs = op_kwargs if op_kwargs is not None else {}
         self.templates_dict = templates_dict
 
     def execute(self, context: Context) -> Any:
-        if self.templates_dict is not None:
-            context["templates_dict"] = self.templates_dict
-        keywords = keywords_for(self.python_callable, self.op_args, self.op_kwargs, context)
-        return self.python_callable(*self.op_args, **keywords)
+        return call_in_context(self, context)
 
 
-def keywords_for(
+def plain_function(python_callable: Any) -> Callable[..., Any]:
+    """The function that an operator is to call, that of a decorated task too. Raises DagError for what is none."""
+    function = python_callable.function if isinstance(python_callable, TaskFactory) else python_callable
+    if not callable(function):
+        raise DagError(f"{caller()}: python_callable={python_callable!r} must be a function")
+    found: Callable[..., Any] = function
+    return found
+
+
+def call_in_context(operator: Any, context: Context) -> Any:
+    """What the function of an operator returns for its `op_args`, `op_kwargs` and the context."""
+    if operator.templates_dict is not None:
+        context["templates_dict"] = operator.templates_dict
+    function = operator.python_callable
+    return function(*operator.op_args, **_keywords_for(function, operator.op_args, operator.op_kwargs, context))
+
+
+def _keywords_for(
     function: Callable[..., Any], op_args: Collection[Any], op_kwargs: Mapping[str, Any], context: Context
 ) -> dict[str, Any]:
     """What the function is given by name: `op_kwargs`, and of the context what it has a parameter for."""

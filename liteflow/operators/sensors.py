@@ -18,7 +18,7 @@ from liteflow.errors import FailTask
 from liteflow.operators.base import BaseOperator
 from liteflow.operators.bash import environment_for
 from liteflow.operators.branch import WeekDay
-from liteflow.operators.python import keywords_for
+from liteflow.operators.python import call_in_context, plain_function
 
 if TYPE_CHECKING:
     from liteflow.authoring.context import Context
@@ -138,17 +138,13 @@ class PythonSensor(BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.python_callable = python_callable
+        self.python_callable = plain_function(python_callable)
         self.op_args = op_args if op_args is not None else []
         self.op_kwargs = op_kwargs if op_kwargs is not None else {}
         self.templates_dict = templates_dict
 
     def poke(self, context: Context) -> bool | PokeReturnValue:
-        if self.templates_dict is not None:
-            context["templates_dict"] = self.templates_dict
-        seen = self.python_callable(
-            *self.op_args, **keywords_for(self.python_callable, self.op_args, self.op_kwargs, context)
-        )
+        seen = call_in_context(self, context)
         return seen if isinstance(seen, PokeReturnValue) else bool(seen)
 
 

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.context import to_us
-from liteflow.authoring.ids import did_you_mean
 from liteflow.authoring.options import SensorOptions, sensor_options
 from liteflow.authoring.params import NOTSET
-from liteflow.authoring.places import Place, caller
+from liteflow.authoring.places import Place
 from liteflow.authoring.task import SENSOR, Traits
 from liteflow.errors import DagError, SkipTask, TriggerError
 from liteflow.operators.base import BaseOperator
+from liteflow.operators.external_task import checked_states
 from liteflow.states import RunState
 
 if TYPE_CHECKING:
@@ -91,8 +91,10 @@ class TriggerDagRunOperator(BaseOperator):
         self.reset_dag_run = reset_dag_run
         self.wait_for_completion = wait_for_completion
         self.poke_interval = poke_interval
-        self.allowed_states = _states("allowed_states", allowed_states or [RunState.SUCCESS])
-        self.failed_states = _states("failed_states", [RunState.FAILED] if failed_states is None else failed_states)
+        self.allowed_states = checked_states("allowed_states", allowed_states or [RunState.SUCCESS], RunState, "a run")
+        self.failed_states = checked_states(
+            "failed_states", [RunState.FAILED] if failed_states is None else failed_states, RunState, "a run"
+        )
         self.skip_when_already_exists = skip_when_already_exists
         self.fail_when_dag_is_paused = fail_when_dag_is_paused
         self.note = note
@@ -142,16 +144,6 @@ class TriggerDagRunOperator(BaseOperator):
         if state in self.failed_states:
             raise TriggerError(f"run {self.trigger_dag_id}/{run_id} is {state}")
         return state in self.allowed_states
-
-
-def _states(name: str, given: Iterable[str]) -> list[str]:
-    known = [str(state) for state in RunState]
-    found = [str(state) for state in given]
-    for state in found:
-        if state not in known:
-            hint = did_you_mean(state, known) or f"; there are {', '.join(known)}"
-            raise DagError(f"{caller()}: {name}: {state!r} is no state of a run{hint}")
-    return found
 
 
 def _is_true(value: Any) -> bool:

@@ -251,6 +251,12 @@ def test_a_file_sensor_wants_a_file(tmp_path: Path) -> None:
     }
 
 
+def test_a_python_sensor_wants_a_function() -> None:
+    said = r"test_sensor_operators\.py:\d+: python_callable=None must be a function"
+    with pytest.raises(DagError, match=said), Dag("d"):
+        PythonSensor(task_id="s", python_callable=None)  # type: ignore[arg-type]
+
+
 def test_bash_and_python_sensors(tmp_path: Path) -> None:
     def sees(word: str, ti: Any) -> bool:
         return (word, ti.task_id) == ("yes", "python")
