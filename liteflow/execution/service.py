@@ -22,8 +22,8 @@ from liteflow.errors import MetadataOnlyError, ParamError, RunActiveError, RunCo
 from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, describe
 from liteflow.execution.cpus import default_slots
+from liteflow.execution.executors import engine_of
 from liteflow.execution.exiting import stop_at_exit
-from liteflow.execution.foreign import ForeignEngine
 from liteflow.execution.handle import RunHandle
 from liteflow.execution.jobs import Engine
 from liteflow.execution.requests import (
@@ -34,7 +34,6 @@ from liteflow.execution.requests import (
     refuse_own_limit,
     refuse_own_run,
 )
-from liteflow.execution.slots import SlotEngine
 from liteflow.states import EndReason, RunState
 from liteflow.storage.xcoms import decode
 
@@ -158,7 +157,7 @@ class ExecutorService:
         self._pid = os.getpid()
         # The slots get ready while this process imports SQLAlchemy.
         count = self._max_workers or default_slots()
-        self._engine = ForeignEngine(self._executor, count) if self._executor else SlotEngine(count)
+        self._engine = engine_of(self._executor, count)
         try:
             self._engine.start()
             self._open()

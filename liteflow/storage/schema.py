@@ -45,7 +45,7 @@ from liteflow.storage.untrusted import refuse_strange_schema
 VERSION_TABLE = "liteflow_schema"
 """Where alembic keeps the revision of the database."""
 
-HEAD = "0005"
+HEAD = "0006"
 """The revision that this liteflow reads and writes. A test compares it with the migrations."""
 
 _alembic_lock = threading.Lock()  # alembic's commands work through module globals

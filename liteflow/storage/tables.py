@@ -134,6 +134,10 @@ class ExecutorRecordColumns(TypedColumns):
     """The kernel's own number for the start of the process; together with `pid` it names one process."""
     started_at: Named[datetime] = Column(UtcMicroseconds)
     ended_at: Named[datetime | None] = Column(UtcMicroseconds)
+    place: Named[str | None] = Column(String(64))
+    """Names the directory of its lock file, for a database that is no file; NULL beside one that is."""
+    lease_until: Named[int | None] = Column(BigInteger)
+    """Microseconds since 1970 on the database's clock, until when it counts as alive; NULL where its lock file says."""
 
 
 EXECUTOR = Table("liteflow_executor", metadata, ExecutorRecordColumns)
