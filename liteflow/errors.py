@@ -189,6 +189,14 @@ class StorageError(LiteflowError):
     path: str
 
 
+class ConnectionLostError(StorageError):
+    """The connection to the database was lost; nothing of the transaction that was open is recorded."""
+
+
+class LeaseLostError(StorageError):
+    """The lease of an executor service on a database that several machines share is over; it gave its runs up."""
+
+
 class DatabaseMissingError(StorageError):
     """There is no database at the path, and what was asked for does not create one."""
 

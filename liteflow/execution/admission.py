@@ -58,26 +58,36 @@ class Admission:
     def admit(self, now_us: int) -> tuple[list[ActiveRun], list[ActiveRun]]:
         """Take out the runs that may begin now, and are recorded as ours, and those that are not there any more."""
         self.is_due = False
-        with self._database.read() as connection:
-            queued = recording.queued_runs(connection, self._executor_pk)
-            lost = [run for run in self.waiting if run.pk not in queued]  # cancelled, deleted
-            self.waiting = [run for run in self.waiting if run.pk in queued]
-            if not any(room_for(connection, self._database, dag, self._executor_pk) for dag in self._dags()):
-                return [], lost
+        queued, has_room = self._database.look(self._look)
+        lost = [run for run in self.waiting if run.pk not in queued]  # cancelled, deleted
+        self.waiting = [run for run in self.waiting if run.pk in queued]
+        if not has_room:
+            return [], lost
+        begun, gone = self._database.attempt(lambda connection: self._own(connection, now_us))
+        self.waiting = [run for run in self.waiting if run not in begun and run not in gone]
+        return begun, lost + gone
+
+    def _look(self, connection: Connection) -> tuple[set[int], bool]:
+        """The runs that are queued and ours, and whether one of those that wait may begin."""
+        queued = recording.queued_runs(connection, self._executor_pk)
+        dags = {id(run.dag): run.dag for run in self.waiting if run.pk in queued}.values()
+        return queued, any(room_for(connection, self._database, dag, self._executor_pk) for dag in dags)
+
+    def _own(self, connection: Connection, now_us: int) -> tuple[list[ActiveRun], list[ActiveRun]]:
+        """Record as ours what there is room for; those runs, and those that are not there any more."""
         begun: list[ActiveRun] = []
-        with self._database.write() as connection:
-            for dag in self._dags():
-                room = room_for(connection, self._database, dag, self._executor_pk)
-                for run in [one for one in self.waiting if one.dag is dag]:
-                    if room <= 0:
-                        break
-                    if recording.own_run(connection, run.pk, self._executor_pk, now_us):
-                        begun.append(run)
-                        room -= 1
-                    else:
-                        lost.append(run)
-        self.waiting = [run for run in self.waiting if run not in begun and run not in lost]
-        return begun, lost
+        gone: list[ActiveRun] = []
+        for dag in self._dags():
+            room = room_for(connection, self._database, dag, self._executor_pk)
+            for run in [one for one in self.waiting if one.dag is dag]:
+                if room <= 0:
+                    break
+                if recording.own_run(connection, run.pk, self._executor_pk, now_us):
+                    begun.append(run)
+                    room -= 1
+                else:
+                    gone.append(run)
+        return begun, gone
 
     def _dags(self) -> list[Dag]:
         """Of the runs that wait."""

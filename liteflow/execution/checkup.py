@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from liteflow.authoring.ids import shown
 from liteflow.errors import LiteflowError
 from liteflow.execution.cpus import usable_cpus
-from liteflow.execution.liveness import count_locks, is_alive, lock_directory, state_of_owner
+from liteflow.execution.liveness import count_locks, is_alive, state_of_owner
+from liteflow.execution.places import lock_directory
 from liteflow.execution.processes import command_of, having_open, holding_bytes, is_stopped
 from liteflow.execution.progress import db_hint, seconds_text
 from liteflow.scheduling.reasons import named

@@ -116,6 +116,9 @@ class ForeignEngine:
     def replace_no_more(self) -> None:
         return
 
+    def kill(self) -> None:
+        return  # what cannot be killed is fenced
+
     def vacancies(self) -> list[int]:
         return [next(self._vacancy_numbers) for _ in range(self.size() - len(self._live))]
 

@@ -115,6 +115,9 @@ class InlineEngine:
         if job.kill_reason is None:
             job.kill_reason = reason
 
+    def kill(self) -> None:
+        """What runs inline is over whenever this could be called."""
+
     def wake(self) -> None:
         return
 

@@ -209,5 +209,8 @@ class Engine(Protocol):
     def wake(self) -> None:
         """Make `poll` return. From any thread."""
 
+    def kill(self) -> None:
+        """Kill what runs, as far as it can be, at once and without a word. From any thread."""
+
     def close(self, *, kill: bool) -> None:
         """End everything; with `kill` without waiting for what runs."""

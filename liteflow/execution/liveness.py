@@ -3,6 +3,9 @@
 A stopped laptop or a long pause never looks dead, and a killed process is dead at once. The lock's descriptor is closed
 in children that the host forks; as a second line of defence, a lock whose owner's process is gone counts for nothing.
 
+In a database that several machines share a service has a lease too, on that database's clock (see `storage/leases.py`).
+One whose lock files can be seen from here lives as long as both hold, another one as long as its lease.
+
 Slots have lock files too, `TOKEN.MARK.slot` beside the `TOKEN.lock` of their service. Each is held by the slot's worker
 and whatever a task forks in it; what a task executes carries the mark in its environment. So whoever takes over a
 run knows what is left of the last tries, and ends it before there are new ones.
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from liteflow.execution.begun import BegunTry, read_begun
+from liteflow.execution.places import lock_directory, place_of
 from liteflow.execution.processes import SLOT_LOCK, carrying, exists, is_stopped, locking, send, start_time_of
 from liteflow.states import RunState
 from liteflow.storage.history import DagRun, Owner
@@ -43,11 +47,6 @@ OWNER_DIED = "the executor service died while it ran"
 
 _TOKEN = re.compile(r"[0-9A-Za-z]{1,64}")
 """A token comes from a database, which may be a stranger's, and becomes part of a path."""
-
-
-def lock_directory(db_path: str) -> Path:
-    """Where the lock files of a database lie."""
-    return Path(f"{db_path}.locks")
 
 
 class OwnLock:
@@ -150,15 +149,25 @@ if hasattr(os, "register_at_fork"):
 
 def is_alive(db_path: str, owner: Owner) -> bool:
     """Whether the service still works on the database."""
-    if owner.ended_at is not None:
+    if owner.ended_at is not None or not owner.has_lease:
         return False
+    return not is_seen_from_here(db_path, owner) or holds_lock(db_path, owner)
+
+
+def holds_lock(db_path: str, owner: Owner) -> bool:
+    """Whether the service holds its lock file, which must be seen from here, and its process is there."""
     if not _is_locked(lock_directory(db_path) / f"{owner.token}.lock"):
         return False
-    if owner.host != socket.gethostname():
+    if owner.place is None and owner.host != socket.gethostname():
         return True  # nothing but the lock can be asked
     if not exists(owner.pid):
         return False
     return owner.process_started_at is None or start_time_of(owner.pid) == owner.process_started_at
+
+
+def is_seen_from_here(db_path: str, owner: Owner) -> bool:
+    """Whether the service's lock file is, or was, in the directory where they lie on this machine."""
+    return owner.place is None or owner.place == place_of(db_path)
 
 
 def is_interrupted(run: DagRun) -> bool:
@@ -172,7 +181,8 @@ def state_of_owner(db_path: str, owner: Owner) -> Literal["alive", "stopped", "d
     """How the service fares. `stopped`: it is alive, but its process is (SIGSTOP, Ctrl-Z); told on Linux only."""
     if not is_alive(db_path, owner):
         return "dead"
-    return "stopped" if owner.host == socket.gethostname() and is_stopped(owner.pid) else "alive"
+    is_here = owner.host == socket.gethostname() if owner.place is None else is_seen_from_here(db_path, owner)
+    return "stopped" if is_here and is_stopped(owner.pid) else "alive"
 
 
 def end_leftovers(

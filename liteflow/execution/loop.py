@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.xcomarg import RETURN_VALUE
-from liteflow.errors import DagError, LiteflowError, MissingMainGuard, RunInterruptedError
+from liteflow.errors import DagError, LeaseLostError, LiteflowError, MissingMainGuard, RunInterruptedError
 from liteflow.execution import recorder, telling
 from liteflow.execution.active import ActiveRun
 from liteflow.execution.admission import Admission
@@ -34,7 +34,7 @@ from liteflow.execution.waiting import Waiting
 from liteflow.scheduling.core import Change, Ended
 from liteflow.scheduling.skips import DECISION_KEY, decision_value, skipped_by
 from liteflow.states import EndReason, RunState, TaskInstanceState
-from liteflow.storage import recording
+from liteflow.storage import leases, recording
 from liteflow.storage.xcoms import encode
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ class Loop:
         self.is_stopping = False
         self.broken: BaseException | None = None
         """Why it gave up."""
+        self.lost: LeaseLostError | None = None
+        """Why it must give up, as soon as it can."""
         self.is_interrupted = False
         """Whether it ends without waiting for its runs, which can be taken up again."""
         self.wakes_nobody = False
@@ -176,6 +178,12 @@ class Loop:
         self.must_kill = True
         self._engine.wake()
 
+    def lose(self, error: LeaseLostError) -> None:
+        """Have it give up, with what runs killed at once, whatever it is doing."""
+        self.lost = error
+        self._engine.kill()
+        self._engine.wake()
+
     def cancel(self, run: ActiveRun) -> None:
         """Have it end a run."""
         self.tell(lambda turn: self._cancel_of(run.pk, turn))
@@ -216,6 +224,8 @@ class Loop:
     def _turn(self) -> None:
         turn = Turn()
         events = self._engine.poll(self._patience())
+        if self.lost is not None:
+            raise self.lost
         with self.mutex:
             inbox, self.inbox = self.inbox, deque()
         for what, _ in inbox:
@@ -275,16 +285,18 @@ class Loop:
                 self._engine.answer(job, number, self.answer_now(job, question))
             else:
                 others.append((job, number, question))
-        with self._database.read() as connection:
-            for job, number, question in others:
-                self._engine.answer(job, number, self._answer_from(connection, job, question))
+
+        def answers(connection: Connection) -> list[tuple[Any, ...]]:
+            return [self._answer_from(connection, job, question) for job, _, question in others]
+
+        for (job, number, _), told in zip(others, self._database.look(answers) if others else (), strict=True):
+            self._engine.answer(job, number, told)
 
     def answer_now(self, job: Job, question: tuple[Any, ...]) -> tuple[Any, ...]:
         """The answer to what a running task wants to know: also for an engine that runs jobs while it is polled."""
         if question[0] == "trigger" and self._triggering is not None:
             return self._trigger(job, self._triggering, question)
-        with self._database.read() as connection:
-            return self._answer_from(connection, job, question)
+        return self._database.look(lambda connection: self._answer_from(connection, job, question))
 
     def _answer_from(self, connection: Connection, job: Job, question: tuple[Any, ...]) -> tuple[Any, ...]:
         dags = {} if self._triggering is None else {"find_dag": self._triggering.find_dag}
@@ -566,10 +578,7 @@ class Loop:
         if version == self._seen_version:
             return
         self._seen_version = version
-        with self._database.read() as connection:
-            wanted = recording.cancel_requested(connection, self._executor_pk)
-            tasks = recording.cancelled_instances(connection, self._executor_pk)
-            owned = recording.owned_runs(connection, self._executor_pk)
+        wanted, tasks, owned = self._database.look(self._asked_for)
         begun = {run.pk for run in turn.begun}
         lost = [run for run in self.runs.values() if run.pk not in owned and run.pk not in begun]
         if lost:
@@ -580,14 +589,23 @@ class Loop:
             if run_pk in self.runs:
                 self._cancel_instance(self.runs[run_pk], task_id, map_index, turn)
 
+    def _asked_for(self, connection: Connection) -> tuple[list[int], list[tuple[int, str, int]], set[int]]:
+        """Runs and task instances that somebody wants to end, and the runs that are ours."""
+        return (
+            recording.cancel_requested(connection, self._executor_pk),
+            recording.cancelled_instances(connection, self._executor_pk),
+            recording.owned_runs(connection, self._executor_pk),
+        )
+
     def _ask_for_the_past(self, turn: Turn) -> None:
         """See whether the runs before allow tasks to go that wait for them."""
         wanted = [(run, task) for run in self.runs.values() for task in run.core.past_wanted()]
         if not wanted:
             return
-        with self._database.read() as connection:
-            found = [(run, task, past_of(connection, self._waiting, run, task)) for run, task in wanted]
-        for run, task, past in found:
+        pasts = self._database.look(
+            lambda connection: [past_of(connection, self._waiting, run, task) for run, task in wanted]
+        )
+        for (run, task), past in zip(wanted, pasts, strict=True):
             if past.is_known:
                 self._apply(run, run.core.past_known(task, past.error), turn)
 
@@ -672,17 +690,28 @@ class Loop:
         durable = bool(turn.over) or any(run.dag.durability == "full" for run in self.runs.values())
         if durable:
             self._database.refuse_other_file()
-        with self._database.write(durable=durable) as connection:
-            lost = self._lost_runs(connection, turn)
-            if lost:
-                self._drop(lost, turn)
-            due = recorder.record(
-                connection, turn, self._executor_pk, self._pools, self.runs.values(), self._clock.now_us()
-            )
-            stored = self._stored_inputs(connection, turn)
-            jobs = [(claim.vacancy, self._make_try(claim, stored)) for claim in turn.claims]
+        # Only what is claimed of pools is a matter between services: all else is about runs of this one alone.
+        takes_of_pools = any(claim.run.ready.gate_of(claim.index).pool is not None for claim in turn.claims)
+        due, stored = self._database.attempt(
+            lambda connection: self._record(connection, turn), durable=durable, shared=not takes_of_pools
+        )
+        jobs = [(claim.vacancy, self._make_try(claim, stored)) for claim in turn.claims]
         self._chooser.callbacks += [self._make_callback(one, key) for one, key in zip(turn.callbacks, due, strict=True)]
         return jobs
+
+    def _record(self, connection: Connection, turn: Turn) -> tuple[list[int], Stored]:
+        """The transaction of a turn, which may come to nothing and be done once more: the keys of the callbacks that
+        are due, and the stored values that the claims need."""
+        if self.lost is not None:
+            raise self.lost
+        if not self._database.is_file:
+            leases.refuse_lost(connection, self._executor_pk, self._database.path)
+        lost = self._lost_runs(connection, turn)
+        if lost:
+            self._drop(lost, turn)
+        now_us = self._clock.now_us()
+        due = recorder.record(connection, turn, self._executor_pk, self._pools, self.runs.values(), now_us)
+        return due, self._stored_inputs(connection, turn)
 
     def _make_try(self, claim: Claim, stored: Stored) -> Job:
         run, index = claim.run, claim.index
@@ -793,9 +822,20 @@ class Loop:
             waiting = [run for _, run in self.inbox if run is not None]
             self.inbox.clear()
         for run in [*self.runs.values(), *self._admission.waiting, *waiting]:
-            run.error = error if isinstance(error, LiteflowError) else _bug(run, error)
+            run.error = _why_given_up(run, error)
             if not self.wakes_nobody:
                 run.end()
+
+
+def _why_given_up(run: ActiveRun, error: BaseException) -> LiteflowError:
+    """What whoever waits for a run is told when its service has given up."""
+    if isinstance(error, LeaseLostError):
+        return RunInterruptedError(
+            f"run {run.run_id!r} of dag {run.dag.dag_id!r} is not finished: {error}. Go on with it: "
+            f"dag.resume({run.run_id!r})",
+            run_id=run.run_id,
+        )
+    return error if isinstance(error, LiteflowError) else _bug(run, error)
 
 
 def _bug(run: ActiveRun, error: BaseException) -> RunInterruptedError:

@@ -23,14 +23,22 @@ from liteflow.execution.begun import BegunTry
 from liteflow.execution.clock import clock_us
 from liteflow.execution.differences import Differences, differences
 from liteflow.execution.hostlog import warn
-from liteflow.execution.liveness import LEFTOVERS_S, OWNER_DIED, end_leftovers, is_alive, state_of_owner
+from liteflow.execution.liveness import (
+    LEFTOVERS_S,
+    OWNER_DIED,
+    end_leftovers,
+    holds_lock,
+    is_alive,
+    is_seen_from_here,
+    state_of_owner,
+)
 from liteflow.execution.recorder import task_facts
 from liteflow.execution.turn import DueCallback
 from liteflow.scheduling.core import Recorded
 from liteflow.scheduling.reopening import Stood, renewed, to_reopen
 from liteflow.scheduling.skips import DECISION_KEY, skipped_by
 from liteflow.states import EndReason, RunState, TaskInstanceState
-from liteflow.storage import callbacks, recording, recovery
+from liteflow.storage import callbacks, leases, recording, recovery
 from liteflow.storage.recovery import RecordedInstance, RecordedRun
 from liteflow.storage.tables import to_microseconds
 from liteflow.storage.xcoms import ITEMS, EncodedItems
@@ -104,8 +112,10 @@ class Recoverer:
         """
         if not digests:
             return []
-        with self._database.read() as connection:
-            found = recovery.unfinished_runs_of_others(connection, self._executor_pk, {digest for _, digest in digests})
+        wanted_digests = {digest for _, digest in digests}
+        found = self._database.look(
+            lambda connection: recovery.unfinished_runs_of_others(connection, self._executor_pk, wanted_digests)
+        )
         owners = {run.owner.pk: run.owner for run in found if run.owner is not None}
         living = {pk for pk, owner in owners.items() if is_alive(self._database.path, owner)}
         wanted = [
@@ -129,9 +139,12 @@ class Recoverer:
         free = [one for one in wanted if self._is_free(one[1])]
         if not free:
             return [], True
+        # Without limits between runs each is for itself, and several services take up runs side by side.
+        is_for_itself = all(prepared.dag.max_active_runs is None for prepared, _ in free)
         try:
-            with self._database.write(durable=True) as connection:
-                taken, count = self._take_several(connection, free)
+            taken, count = self._database.attempt(
+                lambda connection: self._take_several(connection, free), durable=True, shared=is_for_itself
+            )
         except StorageError as error:  # none of it is recorded
             for _, run in free:
                 self._refuse(run, error)
@@ -162,6 +175,8 @@ class Recoverer:
             return True
         try:
             if not self._is_to_be_robbed(run, run.owner, force=False):
+                if not self._is_gone(run.owner):
+                    return False
                 self._end_tries_of(run, run.owner)
         except LiteflowError as error:
             self._refuse(run, error)
@@ -194,9 +209,11 @@ class Recoverer:
         owner = None if run.state.is_terminal else run.owner
         is_robbed = owner is not None and self._is_to_be_robbed(run, owner, force)
         if owner is not None and not is_robbed:
+            if not self._is_gone(owner):
+                return None
             self._end_tries_of(run, owner)
-        with self._database.write(durable=True) as connection:
-            taken = self._take(
+        taken = self._database.attempt(
+            lambda connection: self._take(
                 connection,
                 prepared,
                 run,
@@ -204,7 +221,9 @@ class Recoverer:
                 is_robbed=is_robbed,
                 within_limit=within_limit,
                 listener=listener,
-            )
+            ),
+            durable=True,
+        )
         if owner is not None and is_robbed and taken is not None:
             self._end_tries_of(run, owner)  # not before: it would record how these ended
         return taken
@@ -223,6 +242,10 @@ class Recoverer:
         """The part of `take_up` that is one transaction; what is left of the last tries is gone by now."""
         recovery.refuse_half_deleted(connection, run)
         if within_limit and not room_for(connection, self._database, prepared.dag, self._executor_pk):
+            return None
+        if not self._database.is_file:
+            leases.refuse_lost(connection, self._executor_pk, self._database.path)
+        if not recovery.hold(connection, run):
             return None
         instances = recovery.instances_of(connection, run.pk)
         changes = self._changes(prepared, run, instances, accept_changes)
@@ -264,11 +287,19 @@ class Recoverer:
             pid=owner.pid,
         )
 
+    def _is_gone(self, owner: Owner) -> bool:
+        """Whether an owner that seems dead is. Where it had a lease it is refused from now on, should it come back."""
+        if owner.lease_left_us is None:
+            return True
+        is_dead = is_seen_from_here(self._database.path, owner) and not holds_lock(self._database.path, owner)
+        return self._database.attempt(
+            lambda connection: leases.end(connection, owner, clock_us(), is_dead=is_dead), durable=True, shared=True
+        )
+
     def _end_tries_of(self, run: RecordedRun, owner: Owner) -> None:
         def note(begun: list[BegunTry]) -> None:
             tries = [(one.pk, one.try_number, one.at_us) for one in begun]
-            with self._database.write() as connection:
-                recovery.note_begun(connection, owner.pk, tries)
+            self._database.attempt(lambda connection: recovery.note_begun(connection, owner.pk, tries))
 
         left = end_leftovers(self._database.path, owner.token, patience_s=LEFTOVERS_S, note=note)
         if left:

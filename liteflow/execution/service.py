@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from liteflow.authoring.dag import Dag
 from liteflow.authoring.dagfile import refuse_while_loading
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from liteflow.execution.active import ActiveRun, Listener
+    from liteflow.execution.leasing import LeaseKeeper
     from liteflow.execution.liveness import OwnLock
     from liteflow.execution.loop import Loop
     from liteflow.execution.pools import PoolGuard
@@ -67,6 +68,14 @@ TAKEN_UP_POLL_S = 0.05
 
 MOST_PREPARED_DAGS = 64
 """How many dags are kept ready that were only submitted; older ones are made ready again when they are once more."""
+
+
+class Created(NamedTuple):
+    """A run that was made just now: its key, those of its task instances, and when."""
+
+    pk: int
+    pks: list[int]
+    at_us: int
 
 
 class ExecutorService:
@@ -114,6 +123,8 @@ class ExecutorService:
         self._database: Database | None = None
         self._history: History | None = None
         self._lock: OwnLock | None = None
+        self._keeper: LeaseKeeper | None = None
+        """Renews its lease, where it has one."""
         self._executor_pk = 0
         self._thread: threading.Thread | None = None
         self._mutex = threading.Lock()
@@ -163,6 +174,8 @@ class ExecutorService:
             self._open()
         except BaseException as error:
             self._engine.close(kill=True)
+            if self._keeper is not None:
+                self._keeper.stop()
             if self._lock is not None:
                 self._lock.release()
             if self._database is not None:
@@ -176,21 +189,22 @@ class ExecutorService:
         stop_at_exit(self)
 
     def _open(self) -> None:
-        from liteflow.execution.liveness import OwnLock, lock_directory
+        from liteflow.execution.leasing import LeaseKeeper, steady_s
+        from liteflow.execution.liveness import OwnLock
         from liteflow.execution.loop import Loop
+        from liteflow.execution.places import lock_directory, make_place
         from liteflow.execution.pools import PoolGuard
-        from liteflow.execution.processes import start_time_of
         from liteflow.execution.recovery import Recoverer
         from liteflow.execution.triggering import Triggering
-        from liteflow.storage import pools, recording
-        from liteflow.storage.engine import Database
+        from liteflow.storage.engine import connect
         from liteflow.storage.history import History
         from liteflow.storage.schema import open_database
 
         self._database = open_database(self._db_path, create=True)
         self._database.remember_file()
-        self._history = History(Database(self._database.path, pooled=False))  # outlives the service, in its runs
+        self._history = History(connect(self._database.url, pooled=False))  # outlives the service, in its runs
         token = secrets.token_hex(8)
+        place = None if self._database.is_file else make_place(self._database.path)
         try:
             self._lock = OwnLock(self._database.path, token)
         except OSError as error:
@@ -202,12 +216,8 @@ class ExecutorService:
             ) from error
         assert self._engine is not None
         self._engine.hold_locks(str(lock_directory(self._database.path)), token)
-        with self._database.write() as connection:
-            self._executor_pk = recording.record_executor(
-                connection, token, socket.gethostname(), start_time_of(os.getpid()), clock_us()
-            )
-            for name, slots in self._wanted_pools.items():
-                pools.set_pool(connection, name, slots)
+        began_at = steady_s()
+        self._executor_pk = self._database.attempt(lambda connection: self._record_itself(connection, token, place))
         self._pools = PoolGuard(self._database)
         self._recoverer = Recoverer(self._database, self._executor_pk)
         recover = self._take_up_interrupted if self._recovers else None
@@ -217,6 +227,24 @@ class ExecutorService:
         self._loop = Loop(
             self._engine, self._database, self._executor_pk, self._pools, recover, triggering=self._triggering
         )
+        if place is not None:
+            self._keeper = LeaseKeeper(
+                connect(self._database.url, pooled=False), self._executor_pk, self._loop.lose, began_at=began_at
+            )
+            self._keeper.start()
+
+    def _record_itself(self, connection: Connection, token: str, place: str | None) -> int:
+        """Note that the service begins; returns its key."""
+        from liteflow.execution.processes import start_time_of
+        from liteflow.storage import leases, pools, recording
+
+        started_at = start_time_of(os.getpid())
+        pk = recording.record_executor(connection, token, socket.gethostname(), started_at, clock_us())
+        if place is not None:
+            leases.begin(connection, pk, place)
+        for name, slots in self._wanted_pools.items():
+            pools.set_pool(connection, name, slots)
+        return pk
 
     def register(self, dag: Dag) -> None:
         """Make a dag known, checked and ready to run. Interrupted runs of it are gone on with, see `recover`."""
@@ -333,7 +361,7 @@ class ExecutorService:
         name: str,
         moment: datetime,
         params_json: str,
-        created: tuple[int, list[int], int],
+        created: Created,
         listener: Listener | None,
         priority: int = 0,
     ) -> RunHandle:
@@ -535,55 +563,63 @@ class ExecutorService:
         alone: bool = False,
         priority: int = 0,
         origin: Origin | None = None,
-    ) -> tuple[int, list[int], int] | None:
+    ) -> Created | None:
         """Insert the run; None if there is one of that id, which is another request for the same.
 
         `origin`: the run that it repeats. One that begins with that run's values has no owner yet: it is taken up.
         """
+        from liteflow.execution.places import noted_as
         from liteflow.execution.recorder import task_facts
         from liteflow.storage import recording, reusing
+        from liteflow.storage.recording import ExistingRun
 
         assert self._database is not None
         dag = prepared.dag
         now_us = clock_us()
-        refuse_own_run(self._database.path, dag.dag_id, run_id)
-        with self._database.write(durable=True) as connection:
-            existing = recording.find_existing_run(connection, dag.dag_id, run_id)
-            if existing is None:
-                refuse_own_limit(self._database.path, dag, run_id)
-                if alone:
-                    self._refuse_active(connection, dag.dag_id)
-                dag_pk = recording.record_dag(connection, dag_facts(dag, prepared.digest), now_us)
-                plan = None
-                tasks = [task_facts(prepared, number) for number in range(len(prepared.tasks))]
-                if origin is not None and origin.only_failed:
-                    from liteflow.execution.rerunning import plan_of
+        database = noted_as(self._database.path)
+        refuse_own_run(database, dag.dag_id, run_id)
 
-                    plan = plan_of(connection, prepared, origin.run)
-                    tasks = plan.tasks
-                pk, pks = recording.create_run(
-                    connection,
-                    dag_pk,
-                    run_id=run_id,
-                    logical_date=moment,
-                    params_json=params_json,
-                    structure_digest=prepared.digest,
-                    executor_pk=self._executor_pk if plan is None else None,
-                    tasks=tasks,
-                    now_us=now_us,
-                    rerun_of=None if origin is None else origin.run.run_id,
-                    priority=priority,
-                )
-                if plan is not None and origin is not None:
-                    places = [(task.task_id, index) for task in tasks for index in task.map_indexes]
-                    reused = [
-                        (key, plan.reused[place])
-                        for key, place in zip(pks, places, strict=True)
-                        if place in plan.reused
-                    ]
-                    reusing.reuse(connection, origin.run.pk, pk, reused, now_us)
-                    self._refuse_what_cannot_go_on(connection, prepared, run_id, origin.run.run_id)
-                return pk, pks, now_us
+        def create(connection: Connection) -> Created | ExistingRun:
+            existing = recording.find_existing_run(connection, dag.dag_id, run_id)
+            if existing is not None:
+                return existing
+            refuse_own_limit(database, dag, run_id)
+            if alone:
+                self._refuse_active(connection, dag.dag_id)
+            dag_pk = recording.record_dag(connection, dag_facts(dag, prepared.digest), now_us)
+            plan = None
+            tasks = [task_facts(prepared, number) for number in range(len(prepared.tasks))]
+            if origin is not None and origin.only_failed:
+                from liteflow.execution.rerunning import plan_of
+
+                plan = plan_of(connection, prepared, origin.run)
+                tasks = plan.tasks
+            pk, pks = recording.create_run(
+                connection,
+                dag_pk,
+                run_id=run_id,
+                logical_date=moment,
+                params_json=params_json,
+                structure_digest=prepared.digest,
+                executor_pk=self._executor_pk if plan is None else None,
+                tasks=tasks,
+                now_us=now_us,
+                rerun_of=None if origin is None else origin.run.run_id,
+                priority=priority,
+            )
+            if plan is not None and origin is not None:
+                places = [(task.task_id, index) for task in tasks for index in task.map_indexes]
+                reused = [
+                    (key, plan.reused[place]) for key, place in zip(pks, places, strict=True) if place in plan.reused
+                ]
+                reusing.reuse(connection, origin.run.pk, pk, reused, now_us)
+                self._refuse_what_cannot_go_on(connection, prepared, run_id, origin.run.run_id)
+            return Created(pk, pks, now_us)
+
+        found = self._database.attempt(create, durable=True)
+        if isinstance(found, Created):
+            return found
+        existing = found
         if origin is not None and existing.rerun_of != origin.run.run_id:
             raise RunConflictError(
                 f"run {run_id!r} of dag {dag.dag_id!r} exists and is no rerun of {origin.run.run_id!r}; choose another "
@@ -612,11 +648,14 @@ class ExecutorService:
 
         assert self._database is not None
         waiting = Waiting(self._database.path, self._executor_pk, counts_itself=self._recovers)
+
+        def is_unclear(connection: Connection) -> bool:
+            runs = recovery.unfinished_runs_of(connection, dag_id)
+            return any(waiting.goes_on(connection, run) and not waiting.is_driven(run) for run in runs)
+
         while True:
-            with self._database.read() as connection:
-                runs = recovery.unfinished_runs_of(connection, dag_id)
-                if not any(waiting.goes_on(connection, run) and not waiting.is_driven(run) for run in runs):
-                    return
+            if not self._database.look(is_unclear):
+                return
             time.sleep(TAKEN_UP_POLL_S)
 
     def _refuse_active(self, connection: Connection, dag_id: str) -> None:
@@ -640,8 +679,7 @@ class ExecutorService:
         from liteflow.storage import recovery
 
         assert self._database is not None
-        with self._database.read() as connection:
-            found = recovery.find_run(connection, dag_id, run_id)
+        found = self._database.look(lambda connection: recovery.find_run(connection, dag_id, run_id))
         if found is None:
             raise NotFoundError(
                 f"{self._database.path}: no run {run_id!r} of dag {dag_id!r}. See: liteflow runs", identifier=run_id
@@ -728,25 +766,32 @@ class ExecutorService:
                     self._ended.set()
 
     def _close_storage(self) -> None:
-        from liteflow.storage import recording, recovery
-
         assert self._database is not None
         assert self._loop is not None
         try:
             if self._loop.broken is None:  # else its lock alone says that it is gone, as of one that was killed
-                with self._database.write() as connection:
-                    recovery.put_back(
-                        connection,
-                        clock_us(),
-                        executor_pk=self._executor_pk,
-                        reason=EndReason.CANCELLED,
-                        error="the executor service was stopped while it ran",
-                    )
-                    recording.end_executor(connection, self._executor_pk, clock_us())
+                self._database.attempt(self._record_end)
         finally:
+            if self._keeper is not None:
+                self._keeper.stop()
             if self._lock is not None:
                 self._lock.release()
             self._database.close()
+
+    def _record_end(self, connection: Connection) -> None:
+        from liteflow.storage import leases, recording, recovery
+
+        assert self._database is not None
+        if not self._database.is_file:
+            leases.refuse_lost(connection, self._executor_pk, self._database.path)
+        recovery.put_back(
+            connection,
+            clock_us(),
+            executor_pk=self._executor_pk,
+            reason=EndReason.CANCELLED,
+            error="the executor service was stopped while it ran",
+        )
+        recording.end_executor(connection, self._executor_pk, clock_us())
 
     def _refuse_in_child(self) -> None:
         """Raise ServiceError in a forked child of the process that started it: its thread and slots are not here."""

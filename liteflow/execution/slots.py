@@ -53,6 +53,7 @@ MAX_FAILED_STARTS = 3
 _LAST_READS = 8
 """Pieces that are read from a dead slot's output: a pipe holds less, so more is somebody still writing."""
 _SWEEP_AGAIN_S = 0.002
+_MOST_COPIES = 1_000
 _CLOSE_GRACE_S = 2.0
 _MEANWHILE_OOM = "meanwhile the kernel killed a process for want of memory"
 
@@ -114,6 +115,18 @@ class SlotEngine:
 
     def replace_no_more(self) -> None:
         self._replaces = False
+
+    def kill(self) -> None:
+        self._replaces = False
+        for _ in range(_MOST_COPIES):
+            try:
+                slots = [*self._slots.values(), *self._leaving]
+            except RuntimeError:  # the service's thread has just changed them
+                continue
+            for slot in slots:
+                if slot.process.returncode is None:
+                    send(slot.pid, signal.SIGKILL, group=True)
+            return
 
     def vacancies(self) -> list[int]:
         now = time.monotonic()

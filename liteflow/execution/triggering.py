@@ -22,6 +22,7 @@ from liteflow.execution.active import ActiveRun
 from liteflow.execution.answering import Answer
 from liteflow.execution.clock import clock_us
 from liteflow.execution.liveness import is_alive
+from liteflow.execution.places import noted_as
 from liteflow.execution.recorder import task_facts
 from liteflow.execution.requests import check_request, dag_facts, fresh_run_id, refuse_own_limit
 from liteflow.states import RunState
@@ -103,9 +104,12 @@ class Triggering:
 
     def _grant(self, job: Job, wish: Wish) -> tuple[Answer, ActiveRun | TakenUp | None]:
         pk = job.run.pks[job.index]
-        with self._database.read() as connection:
+
+        def look(connection: Connection) -> tuple[Triggered | None, RecordedRun | None]:
             mine = triggers.triggered_by(connection, pk)
-            found = None if mine is None else recovery.find_run(connection, mine.dag_id, mine.run_id)
+            return mine, None if mine is None else recovery.find_run(connection, mine.dag_id, mine.run_id)
+
+        mine, found = self._database.look(look)
         if mine is None or found is None or mine.try_number != job.try_number or not _is_meant(mine, wish):
             made, found = self._make(job, wish, pk)
             if isinstance(made, tuple):
@@ -159,7 +163,8 @@ class Triggering:
         moment = datetime.now(UTC) if wish.logical_date_us is None else from_microseconds(wish.logical_date_us)
         run_id = wish.run_id or fresh_run_id("manual", moment)
         run_id, moment, params_json = check_request(prepared.dag, conf, run_id, moment, more=conf)
-        with self._database.write(durable=True) as connection:
+
+        def make(connection: Connection) -> tuple[ActiveRun | Answer | None, RecordedRun | None]:
             if not triggers.is_running_try(connection, pk, job.try_number, self._executor_pk):
                 raise Refused("this try was taken over by another service")
             mine = triggers.triggered_by(connection, pk)
@@ -177,11 +182,13 @@ class Triggering:
             self._refuse_circle(job, prepared.dag, there.run_id if there is not None else run_id, wish)
             if there is not None:
                 self._reset(connection, there)
-                run_id = there.run_id
-            triggers.keep_triggered(connection, pk, Triggered(wish.dag_id, run_id, job.try_number))
+            name = run_id if there is None else there.run_id
+            triggers.keep_triggered(connection, pk, Triggered(wish.dag_id, name, job.try_number))
             if there is not None:
-                return None, recovery.find_run(connection, wish.dag_id, run_id)
+                return None, recovery.find_run(connection, wish.dag_id, name)
             return self._create(connection, prepared, run_id, moment, params_json, job.run.priority), None
+
+        return self._database.attempt(make, durable=True)
 
     def _somebody_elses(self, connection: Connection, wish: Wish, run_id: str) -> RecordedRun | None:
         """The run that is there in the place of the one that is wished for: of its id or, if it was given, its date."""
@@ -241,7 +248,7 @@ class Triggering:
 
     def _refuse_circle(self, job: Job, dag: Dag, run_id: str, wish: Wish) -> None:
         """Raise where the run would wait, for `max_active_runs`, for runs that wait for it."""
-        refuse_own_limit(self._database.path, dag, run_id)
+        refuse_own_limit(noted_as(self._database.path), dag, run_id)
         if dag.max_active_runs is None or not wish.waits:
             return
         around = [job.run]

@@ -20,10 +20,10 @@ import sqlite3
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.pool import NullPool
@@ -42,6 +42,11 @@ BUSY_TIMEOUT_MS = 60_000
 
 OLDEST_SQLITE = (3, 35, 0)
 """The first version with RETURNING."""
+
+PATIENCE_S = 45.0
+"""How long work is attempted again that a lost connection has undone."""
+
+T = TypeVar("T")
 
 ALLOW_NETWORK = "LITEFLOW_ALLOW_NETWORK_FILESYSTEM"
 """The environment variable that, set to 1, allows a database on a network file system."""
@@ -147,6 +152,7 @@ class Database:
     def __init__(self, db_path: str | os.PathLike[str] | None = None, *, pooled: bool = True) -> None:
         self.url = database_url(db_path)
         self.path = str(self.url.database)
+        self.is_file = True
         self._pid = os.getpid()
         self.engine = _make_engine(self.url)
         self._idle: deque[_Lease] | None = deque() if pooled else None
@@ -217,6 +223,26 @@ class Database:
                 pass  # another thread took it
         return _Lease(self.engine.connect().execution_options(liteflow_begin=""), self._idle)
 
+    def attempt(
+        self,
+        work: Callable[[Connection], T],
+        *,
+        durable: bool = False,
+        shared: bool = False,
+        patience_s: float = PATIENCE_S,
+    ) -> T:
+        """What `work` returns, done in a write scope, and again where that was for nothing: see `postgres.py`.
+
+        A file needs no second attempt. `work` must leave nothing behind in memory that a second call would trip over.
+        """
+        with self.write(durable=durable) as connection:
+            return work(connection)
+
+    def look(self, work: Callable[[Connection], T], *, patience_s: float = PATIENCE_S) -> T:
+        """The same in a scope that reads."""
+        with self.read() as connection:
+            return work(connection)
+
     def _refuse_fork(self) -> None:
         if os.getpid() != self._pid:
             raise StorageError(
@@ -267,6 +293,11 @@ class Database:
             self.engine.dispose()
 
 
+def connect(db_path: str | os.PathLike[str] | URL | None = None, *, pooled: bool = True) -> Database:
+    """The database of that path or URL."""
+    return Database(db_path if not isinstance(db_path, URL) else str(db_path.database), pooled=pooled)
+
+
 class MemoryDatabase(Database):
     """A database in this process's memory, for the runs of tests. Nobody else sees it, and it goes with this value.
 
@@ -277,6 +308,7 @@ class MemoryDatabase(Database):
     def __init__(self) -> None:
         self.url = URL.create("sqlite", database=":memory:")
         self.path = ":memory:"
+        self.is_file = True
         self._pid = os.getpid()
         self.engine = create_engine(self.url, poolclass=NullPool, connect_args={"check_same_thread": False})
         event.listen(self.engine, "connect", lambda driver, _record: _configure(driver, None))

@@ -22,6 +22,7 @@ from sqlalchemy.types import NullType
 from liteflow.authoring.ids import MAX_LENGTH, did_you_mean, shown
 from liteflow.errors import AmbiguousRunError, LiteflowError, NotFoundError, RunConflictError, XComDecodeError
 from liteflow.states import EndReason, RunState, TaskInstanceState
+from liteflow.storage import leases
 from liteflow.storage.engine import Database, default_db_path
 from liteflow.storage.recording import end_unowned_run, request_cancel, request_cancel_of_task, text_for_database
 from liteflow.storage.schema import open_database
@@ -79,6 +80,17 @@ class Owner:
     pid: int
     process_started_at: int | None
     ended_at: datetime | None
+    place: str | None = None
+    """Names the directory of its lock file, for a database that is no file."""
+    lease_left_us: int | None = field(default=None, compare=False)
+    """For how long its lease held when this was read; None where its lock file alone says whether it lives."""
+    read_at: float = field(default_factory=time.monotonic, compare=False, repr=False)
+    """When that was, by the monotonic clock."""
+
+    @property
+    def has_lease(self) -> bool:
+        """Whether its lease holds; True where it has none."""
+        return self.lease_left_us is None or time.monotonic() < self.read_at + self.lease_left_us / 1e6
 
     def __post_init__(self) -> None:
         # The token becomes the name of a file, and the kernel is asked for the process.
@@ -93,6 +105,8 @@ OWNER_COLUMNS = (
     EXECUTOR.c.pid,
     EXECUTOR.c.process_started_at,
     EXECUTOR.c.ended_at,
+    EXECUTOR.c.place,
+    leases.left_us(),
 )
 """What a statement selects to make an `Owner` of it."""
 

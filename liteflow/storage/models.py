@@ -50,6 +50,8 @@ class ExecutorRecord(Base):
         process_started_at: Mapped[int | None]
         started_at: Mapped[datetime]
         ended_at: Mapped[datetime | None]
+        place: Mapped[str | None]
+        lease_until: Mapped[int | None]
 
 
 class DagRun(Base):

@@ -176,6 +176,13 @@ def _standing_as(run: RecordedRun) -> tuple[ColumnElement[bool], ...]:
     return columns.id == run.pk, columns.state == run.state, columns.executor_pk.is_not_distinct_from(owner_pk)
 
 
+def hold(connection: Connection, run: RecordedRun) -> bool:
+    """Keep others from taking a run until the end of the transaction; False when it does not stand any more as `run`
+    says, or somebody else has just got hold of it, for whom it is not waited."""
+    held = select(DAG_RUN.c.id).where(*_standing_as(run)).with_for_update(skip_locked=True)
+    return connection.execute(held).one_or_none() is not None
+
+
 def take_over(connection: Connection, run: RecordedRun, executor_pk: int, now_us: int) -> bool:
     """Make a run this executor's, if it still stands as `run` says; False when somebody else was first."""
     result = connection.execute(

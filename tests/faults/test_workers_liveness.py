@@ -18,7 +18,8 @@ import pytest
 from liteflow import Dag, ExecutorService, task
 from liteflow.execution import liveness, processes
 from liteflow.execution.jobs import Events
-from liteflow.execution.liveness import OwnLock, end_leftovers, lock_directory, state_of_owner
+from liteflow.execution.liveness import OwnLock, end_leftovers, state_of_owner
+from liteflow.execution.places import lock_directory
 from liteflow.execution.slot import Slot
 from liteflow.execution.slots import SlotEngine
 from liteflow.storage.history import Owner, open_history

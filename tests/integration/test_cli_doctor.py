@@ -23,7 +23,8 @@ from sqlalchemy import update
 
 from liteflow.cli import doctor
 from liteflow.execution import checkup
-from liteflow.execution.liveness import OwnLock, lock_directory
+from liteflow.execution.liveness import OwnLock
+from liteflow.execution.places import lock_directory
 from liteflow.execution.processes import start_time_of
 from liteflow.states import RunState
 from liteflow.storage import condition, recording, schema, tables

@@ -1,0 +1,113 @@
+"""The lease of one executor service on a database that several machines share: renewed, and given up in time.
+
+One thread renews it. Another one looks at nothing but the clock: a service that could not renew its lease for LOST_S
+kills what it runs before anybody else can think it dead, and begins nothing more, whatever its other threads wait for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from liteflow.errors import LeaseLostError
+from liteflow.execution.hostlog import warn
+from liteflow.storage import leases
+
+if TYPE_CHECKING:
+    from liteflow.storage.engine import Database
+
+RENEW_S = 10.0
+"""How often the lease is renewed."""
+
+RETRY_S = 1.0
+"""How soon it is tried again when that failed."""
+
+LOST_S = 45.0
+"""After so long without having been renewed it is given up: well before others may think it over."""
+
+
+def steady_s() -> float:
+    """Seconds on a clock that goes on while the machine sleeps, where there is one: the database's does."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
+class LeaseKeeper:
+    """Keeps one lease from `start` to `stop`. `lost` is called once, from any thread, if it is given up.
+
+    `database` is the keeper's own, not pooled: a connection of the service may be stuck.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        executor_pk: int,
+        lost: Callable[[LeaseLostError], None],
+        *,
+        began_at: float,
+        renew_s: float = RENEW_S,
+        lost_s: float = LOST_S,
+        lease_s: float = leases.LEASE_S,
+    ) -> None:
+        self._database = database
+        self._executor_pk = executor_pk
+        self._lost = lost
+        self._renew_s = renew_s
+        self._lost_s = lost_s
+        self._lease_s = lease_s
+        self._renewed_at = began_at
+        """When the lease began that holds, by `steady_s`: not later than the database thinks."""
+        self._trouble = ""
+        self._over = threading.Event()
+        self._once = threading.Lock()
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in ((self._renew_on, "liteflow-lease"), (self._guard, "liteflow-lease-guard"))
+        ]
+
+    def start(self) -> None:
+        """Begin to renew."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Renew no more. The lease itself ends with its executor's row."""
+        self._over.set()
+
+    def _renew_on(self) -> None:
+        wait_s = self._renew_s
+        while not self._over.wait(wait_s):
+            asked_at = steady_s()
+            try:
+                with self._database.engine.begin() as connection:
+                    is_held = leases.renew(connection, self._executor_pk, self._lease_s)
+            except Exception as error:  # whatever it is: the guard sees to it that it is not for long
+                self._trouble = " ".join(str(error).split("\n", 1)[0].split())
+                wait_s = min(RETRY_S, self._renew_s)
+                continue
+            if not is_held:
+                self._give_up("another service took its runs over, since its lease was over")
+                return
+            self._renewed_at, wait_s = asked_at, self._renew_s
+
+    def _guard(self) -> None:
+        while (left_s := self._renewed_at + self._lost_s - steady_s()) > 0:
+            # Not for long at once: a machine that slept does not count that.
+            if self._over.wait(min(left_s, 1.0)):
+                return
+        self._give_up(f"it could not be renewed for {self._lost_s:g} s{self._trouble and f' ({self._trouble})'}")
+
+    def _give_up(self, why: str) -> None:
+        with self._once:
+            if self._over.is_set():
+                return
+            self._over.set()
+        error = LeaseLostError(
+            f"{self._database.path}: the lease of this executor service is lost: {why}; what it ran was ended, and "
+            "other services may go on with its runs",
+            path=self._database.path,
+        )
+        warn("%s", error)
+        self._lost(error)
