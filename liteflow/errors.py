@@ -190,7 +190,13 @@ class StorageError(LiteflowError):
 
 
 class ConnectionLostError(StorageError):
-    """The connection to the database was lost; nothing of the transaction that was open is recorded."""
+    """The server of the database cannot be reached, or went away: nothing of the transaction is written. Facts: `path`.
+
+    Where the connection ended in the middle of a commit and the server does not come back, `unsettled` is the number of
+    its transaction, of which nobody knows whether it was committed; otherwise it is None.
+    """
+
+    unsettled: str | None = None
 
 
 class LeaseLostError(StorageError):

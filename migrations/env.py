@@ -5,7 +5,7 @@ from logging.config import fileConfig
 from alembic import context
 from sqlalchemy import Connection
 
-from liteflow.storage.engine import Database
+from liteflow.storage.engine import connect
 from liteflow.storage.schema import VERSION_TABLE
 from liteflow.storage.tables import metadata
 
@@ -30,7 +30,7 @@ if handed_over is not None:
 else:
     if context.config.config_file_name is not None:
         fileConfig(context.config.config_file_name, disable_existing_loggers=False)
-    database = Database(context.config.get_main_option("sqlalchemy.url"))
+    database = connect(context.config.get_main_option("sqlalchemy.url"))
     with database.engine.connect().execution_options(liteflow_begin="BEGIN IMMEDIATE") as own, own.begin():
         migrate(own)
     database.close()

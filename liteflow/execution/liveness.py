@@ -64,7 +64,7 @@ class OwnLock:
     def _open(self) -> int:
         for _ in range(MOST_TRIES):
             try:
-                self._directory.mkdir(exist_ok=True)
+                self._directory.mkdir(parents=True, exist_ok=True)
                 return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except (FileNotFoundError, FileExistsError):
                 if self._directory.is_file():

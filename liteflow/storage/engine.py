@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.pool import NullPool
@@ -43,11 +43,6 @@ BUSY_TIMEOUT_MS = 60_000
 OLDEST_SQLITE = (3, 35, 0)
 """The first version with RETURNING."""
 
-PATIENCE_S = 45.0
-"""How long work is attempted again that a lost connection has undone."""
-
-T = TypeVar("T")
-
 ALLOW_NETWORK = "LITEFLOW_ALLOW_NETWORK_FILESYSTEM"
 """The environment variable that, set to 1, allows a database on a network file system."""
 
@@ -60,18 +55,31 @@ NETWORK_FILESYSTEMS = frozenset(
 _MOUNTS = "/proc/self/mounts"
 
 
-def database_url(db_path: str | os.PathLike[str] | None) -> URL:
-    """The SQLAlchemy URL of `db_path`: a path, which is made absolute, or a URL, which is taken as it is."""
+T = TypeVar("T")
+
+POSTGRES = "postgresql+psycopg"
+"""How the URL of a PostgreSQL database begins, and what is made of those that name no driver."""
+
+
+def database_url(db_path: str | os.PathLike[str] | URL | None) -> URL:
+    """The SQLAlchemy URL of `db_path`: a path, which is made absolute, or a URL of SQLite or PostgreSQL."""
+    if isinstance(db_path, URL):
+        db_path = db_path.render_as_string(hide_password=False)
     text = os.fspath(db_path) if db_path is not None else default_db_path()
     if "://" in text:
         try:
             url = make_url(text)
         except (exc.ArgumentError, ValueError):
-            raise StorageError(f"{text}: no path, and no URL of SQLAlchemy; name a file", path=text) from None
+            told = _without_password(text)
+            raise StorageError(f"{told}: no path, and no URL of SQLAlchemy; name a file", path=told) from None
+        if url.get_backend_name() in ("postgresql", "postgres"):
+            return _postgres_url(url)
         if url.get_backend_name() != "sqlite":
+            told = url.render_as_string()
             raise StorageError(
-                f"{url.render_as_string()}: only SQLite databases are supported (a path, or sqlite:///PATH)",
-                path=text,
+                f"{told}: only SQLite databases (a path, or sqlite:///PATH) and PostgreSQL ({POSTGRES}://...) are "
+                "supported",
+                path=told,
             )
         if not url.database or url.database == ":memory:":
             raise StorageError(
@@ -81,6 +89,38 @@ def database_url(db_path: str | os.PathLike[str] | None) -> URL:
     if not text.strip() or "\0" in text:
         raise StorageError("the database path is empty, or holds a NUL; name a file", path=text)
     return URL.create("sqlite", database=str(Path(text).absolute()))
+
+
+def _postgres_url(url: URL) -> URL:
+    told = url.render_as_string()
+    if url.drivername not in ("postgresql", "postgres", POSTGRES):
+        raise StorageError(
+            f"{told}: PostgreSQL is reached through psycopg 3; begin the URL with {POSTGRES}://", path=told
+        )
+    if not url.database:
+        raise StorageError(f"{told}: names no database; write {POSTGRES}://USER@HOST/DATABASE", path=told)
+    return url.set(drivername=POSTGRES)
+
+
+def _without_password(text: str) -> str:
+    """A text that was meant as a URL, for people to read."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", text)
+
+
+def connect(db_path: str | os.PathLike[str] | URL | None = None, *, pooled: bool = True) -> Database:
+    """The database of that path or URL, of the class that it needs. It opens nothing; `schema.open_database` checks."""
+    url = database_url(db_path)
+    if url.drivername != POSTGRES:
+        return Database(url, pooled=pooled)
+    try:
+        from liteflow.storage.postgres import PostgresDatabase
+    except ImportError as error:
+        raise StorageError(
+            f"{url.render_as_string()}: PostgreSQL needs psycopg, which cannot be imported here ({error}). "
+            "Install it with: pip install 'liteflow[postgres]'",
+            path=url.render_as_string(),
+        ) from error
+    return PostgresDatabase(url, pooled=pooled)
 
 
 _DURABLE = ("PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL")
@@ -149,10 +189,19 @@ class Database:
     there, since connections of SQLite do not survive a fork.
     """
 
-    def __init__(self, db_path: str | os.PathLike[str] | None = None, *, pooled: bool = True) -> None:
+    is_file: ClassVar[bool] = True
+    """Whether it is a file of SQLite, at `path`."""
+
+    url: URL
+    """Where it is, with the password if there is one."""
+    path: str
+    """The same for people to read: of a file its path, of a server's database the URL without the password."""
+
+    def __init__(self, db_path: str | os.PathLike[str] | URL | None = None, *, pooled: bool = True) -> None:
         self.url = database_url(db_path)
+        if self.url.get_backend_name() != "sqlite":
+            raise StorageError(f"{self.url.render_as_string()}: no SQLite database", path=self.url.render_as_string())
         self.path = str(self.url.database)
-        self.is_file = True
         self._pid = os.getpid()
         self.engine = _make_engine(self.url)
         self._idle: deque[_Lease] | None = deque() if pooled else None
@@ -169,7 +218,7 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self, *, durable: bool = False, trusting: bool = False) -> Iterator[Connection]:
+    def write(self, *, durable: bool = False, trusting: bool = False, shared: bool = False) -> Iterator[Connection]:
         """A scope that writes and commits when it is left without an error, and rolls back otherwise.
 
         With `durable` the commit is on the disk when the scope is left, and survives a power cut; without it it
@@ -177,6 +226,9 @@ class Database:
 
         `trusting` leaves foreign keys unchecked: for deleting what the caller knows that nothing refers to, where
         SQLite would read a whole table for each row to see the same.
+
+        `shared`: it touches only rows of runs that are the caller's own, so that other shared ones may go on beside it
+        where the database can do that. SQLite cannot.
 
         Raises StorageError on a network file system, where SQLite cannot keep two writers apart.
         """
@@ -187,6 +239,19 @@ class Database:
         with self._scope("BEGIN IMMEDIATE", during, after) as connection:
             yield connection
         self._checkpoints.after_commit()
+
+    def attempt(self, work: Callable[[Connection], T], *, durable: bool = False, shared: bool = False) -> T:
+        """What `work` returns in a write scope; where the connection to a server may be lost, it is called again then.
+
+        So it must do the same at each call, and change nothing but the database.
+        """
+        with self.write(durable=durable, shared=shared) as connection:
+            return work(connection)
+
+    def look(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns in a read scope; called again as in `attempt`."""
+        with self.read() as connection:
+            return work(connection)
 
     @contextmanager
     def _scope(self, begin: str, during: Sequence[str], after: Sequence[str]) -> Iterator[Connection]:
@@ -222,26 +287,6 @@ class Database:
             except IndexError:
                 pass  # another thread took it
         return _Lease(self.engine.connect().execution_options(liteflow_begin=""), self._idle)
-
-    def attempt(
-        self,
-        work: Callable[[Connection], T],
-        *,
-        durable: bool = False,
-        shared: bool = False,
-        patience_s: float = PATIENCE_S,
-    ) -> T:
-        """What `work` returns, done in a write scope, and again where that was for nothing: see `postgres.py`.
-
-        A file needs no second attempt. `work` must leave nothing behind in memory that a second call would trip over.
-        """
-        with self.write(durable=durable) as connection:
-            return work(connection)
-
-    def look(self, work: Callable[[Connection], T], *, patience_s: float = PATIENCE_S) -> T:
-        """The same in a scope that reads."""
-        with self.read() as connection:
-            return work(connection)
 
     def _refuse_fork(self) -> None:
         if os.getpid() != self._pid:
@@ -293,11 +338,6 @@ class Database:
             self.engine.dispose()
 
 
-def connect(db_path: str | os.PathLike[str] | URL | None = None, *, pooled: bool = True) -> Database:
-    """The database of that path or URL."""
-    return Database(db_path if not isinstance(db_path, URL) else str(db_path.database), pooled=pooled)
-
-
 class MemoryDatabase(Database):
     """A database in this process's memory, for the runs of tests. Nobody else sees it, and it goes with this value.
 
@@ -305,10 +345,11 @@ class MemoryDatabase(Database):
     writer fails at once.
     """
 
+    is_file = False
+
     def __init__(self) -> None:
         self.url = URL.create("sqlite", database=":memory:")
         self.path = ":memory:"
-        self.is_file = True
         self._pid = os.getpid()
         self.engine = create_engine(self.url, poolclass=NullPool, connect_args={"check_same_thread": False})
         event.listen(self.engine, "connect", lambda driver, _record: _configure(driver, None))
@@ -319,7 +360,7 @@ class MemoryDatabase(Database):
         weakref.finalize(self, self._only.close)
 
     @contextmanager
-    def write(self, *, durable: bool = False, trusting: bool = False) -> Iterator[Connection]:
+    def write(self, *, durable: bool = False, trusting: bool = False, shared: bool = False) -> Iterator[Connection]:
         """A scope that writes. Nothing is more durable than the process, and foreign keys are always checked."""
         with self._scope("BEGIN IMMEDIATE", (), ()) as connection:
             yield connection

@@ -12,7 +12,7 @@ import shlex
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from liteflow.storage.engine import (
     BUSY_TIMEOUT_MS,
     Database,
     MemoryDatabase,
-    database_url,
+    connect,
     is_read_only,
     read_only_uri,
     refuse_network,
@@ -69,20 +69,22 @@ def open_database(
     An older, a newer and a foreign one raise SchemaOutdatedError, SchemaTooNewError and NotALiteflowDatabaseError,
     and are left as they are.
     """
-    database = Database(db_path, pooled=pooled)
+    database = connect(db_path, pooled=pooled)
     try:
-        if create:
-            refuse_network(database.path)
-        if not create and not os.path.exists(database.path):
-            raise DatabaseMissingError(
-                f"{database.path}: no such database. A run creates it; or name another one with --db (or $LITEFLOW_DB)",
-                path=database.path,
-            )
-        with gate:
-            found = read_revision(database.path)
+        if database.is_file:
+            if create:
+                refuse_network(database.path)
+            elif not os.path.exists(database.path):
+                raise DatabaseMissingError(
+                    f"{database.path}: no such database. A run creates it; or name another one with --db (or "
+                    "$LITEFLOW_DB)",
+                    path=database.path,
+                )
+        with gate if database.is_file else nullcontext():
+            found = revision_of(database)
             if found is None and create:
                 found = _create(database)
-        _check(database.path, found)
+        _check(database, found)
     except BaseException:
         database.close()
         raise
@@ -96,6 +98,21 @@ def memory_database() -> MemoryDatabase:
         metadata.create_all(connection, checkfirst=False)
         _stamp(connection, HEAD)
     return database
+
+
+def revision_of(database: Database) -> str | None:
+    """The revision of a database; None if it is missing or holds no table. A foreign one raises."""
+    if database.is_file:
+        return read_revision(database.path)
+    with database.read() as connection:
+        return _revision_within(database, connection)
+
+
+def _revision_within(database: Database, connection: Connection) -> str | None:
+    """The same inside of a scope."""
+    tables = set(connection.exec_driver_sql(_TABLES if database.is_file else _TABLES_OF_SCHEMA).scalars())
+    version = connection.exec_driver_sql(_VERSION).scalar() if VERSION_TABLE in tables else None
+    return _revision(database.path, tables, version, is_file=database.is_file)
 
 
 def read_revision(path: str, *, only_look: bool = False) -> str | None:
@@ -141,17 +158,29 @@ def _connect(path: str, *, only_look: bool = False) -> sqlite3.Connection:
 
 
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
+_TABLES_OF_SCHEMA = (
+    "SELECT relname::text FROM pg_class c WHERE relkind IN ('r', 'p') "
+    "AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) "
+    "AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')"
+)
+"""Without those that belong to an extension."""
 _VERSION = f"SELECT version_num FROM {VERSION_TABLE}"
 
 
-def _revision(path: str, tables: set[str], version: str | None) -> str | None:
+def _revision(path: str, tables: set[str], version: str | None, *, is_file: bool = True) -> str | None:
     if version is not None:
         return version
     others = tables - {VERSION_TABLE, "sqlite_sequence", "sqlite_stat1"}
-    if others:
+    if others and is_file:
         raise NotALiteflowDatabaseError(
             f"{path}: an SQLite database, but not one of liteflow's (it holds {_some(others)}). "
             "Name another file with --db",
+            path=path,
+        )
+    if others:
+        raise NotALiteflowDatabaseError(
+            f"{path}: the schema is not one of liteflow's (it holds {_some(others)}). Name another database, "
+            "or a schema that is made for it: add ?options=-csearch_path%3DSCHEMA to the URL",
             path=path,
         )
     return None
@@ -165,14 +194,12 @@ def _some(names: set[str]) -> str:
 def _create(database: Database) -> str | None:
     """Create every table at head in one transaction; when another process was first, take what it made."""
     parent = Path(database.path).parent
-    if not parent.is_dir():
+    if database.is_file and not parent.is_dir():
         raise StorageError(
             f"{database.path}: the directory {parent} does not exist; create it first", path=database.path
         )
     with database.write(durable=True) as connection:
-        tables = set(connection.exec_driver_sql(_TABLES).scalars())
-        version = connection.exec_driver_sql(_VERSION).scalar() if VERSION_TABLE in tables else None
-        found = _revision(database.path, tables, version)
+        found = _revision_within(database, connection)
         if found is None:
             metadata.create_all(connection, checkfirst=False)
             _stamp(connection, HEAD)
@@ -191,9 +218,10 @@ def _stamp(connection: Connection, revision: str) -> None:
     connection.execute(text(f"INSERT INTO {VERSION_TABLE} VALUES (:revision)"), {"revision": revision})
 
 
-def _check(path: str, found: str | None) -> None:
+def _check(database: Database, found: str | None) -> None:
     if found == HEAD:
         return
+    path = database.path
     if found is None:
         raise SchemaOutdatedError(
             f"{path}: empty. Create its tables with: liteflow db upgrade --db {path}",
@@ -202,16 +230,18 @@ def _check(path: str, found: str | None) -> None:
             needed=HEAD,
         )
     if found in known_revisions():
+        beside = "a backup is made" if database.is_file else "make a backup first, with pg_dump"
         raise SchemaOutdatedError(
-            f"{path}: has schema {found}, this liteflow needs {HEAD}. Upgrade it (a backup is made) with: "
+            f"{path}: has schema {found}, this liteflow needs {HEAD}. Upgrade it ({beside}) with: "
             f"liteflow db upgrade --db {path}",
             path=path,
             found=found,
             needed=HEAD,
         )
+    another = "file" if database.is_file else "database"
     raise SchemaTooNewError(
         f"{path}: has schema {found}, which this liteflow ({HEAD}) does not know: a newer one wrote it. "
-        "Upgrade liteflow, or name another file with --db",
+        f"Upgrade liteflow, or name another {another} with --db",
         path=path,
         found=found,
         needed=HEAD,
@@ -225,7 +255,10 @@ def known_revisions() -> list[str]:
 
 @dataclass(frozen=True)
 class Change:
-    """What `upgrade` or `downgrade` did: revisions before and after (None: empty), and the backup's path."""
+    """What `upgrade` or `downgrade` did: revisions before and after (None: empty), and the backup's path.
+
+    There is no backup of a database that was empty, nor of one in a server, whose users have their own ways.
+    """
 
     before: str | None
     after: str | None
@@ -235,8 +268,8 @@ class Change:
 def upgrade(db_path: str | os.PathLike[str] | None = None, revision: str = "head") -> Change:
     """Bring the database to `revision`; a missing one is created.
 
-    All or nothing, and safe when several processes do it at once. A database that holds something is backed up
-    first, beside itself. Raises as `open_database` does for newer and foreign ones.
+    All or nothing, and safe when several processes do it at once. A file that holds something is backed up first,
+    beside itself; a server's database is not. Raises as `open_database` does for newer and foreign ones.
     """
     target = HEAD if revision == "head" else revision
     return _migrate(db_path, target, lambda command, config: command.upgrade(config, revision))
@@ -249,24 +282,39 @@ def downgrade(db_path: str | os.PathLike[str] | None, revision: str) -> Change:
 
 
 def _migrate(db_path: str | os.PathLike[str] | None, target: str | None, run: Callable[[Any, Any], None]) -> Change:
-    database = Database(db_path, pooled=False)
+    database = connect(db_path, pooled=False)
     try:
-        refuse_network(database.path)
+        if database.is_file:
+            refuse_network(database.path)
         known = known_revisions()
-        before = read_revision(database.path)
+        before = revision_of(database)
         if before is not None and before not in known:
-            _check(database.path, before)
+            _check(database, before)
         if target is not None and target not in known:
             raise StorageError(f"no schema revision {target!r}; there are {', '.join(known)}", path=database.path)
         if before == target:
             return Change(before, before, None)
+        if not database.is_file:
+            _run_alembic_in_server(database, run)
+            return Change(before, revision_of(database), None)
         if not Path(database.path).parent.is_dir():
             raise StorageError(f"{database.path}: its directory does not exist; create it first", path=database.path)
         backup = _backup(database.path, before) if before is not None else None
         _run_alembic(database, run)
-        return Change(before, read_revision(database.path), backup)
+        return Change(before, revision_of(database), backup)
     finally:
         database.close()
+
+
+def _run_alembic_in_server(database: Database, run: Callable[[Any, Any], None]) -> None:
+    """In a write scope: DDL is part of a transaction there, and the scope's lock keeps others from doing the same."""
+    from alembic import command
+
+    config = alembic_config()
+    with _alembic_lock, database.write(durable=True) as connection:
+        connection.begin()  # so that alembic sees that the transaction is not its own
+        config.attributes["connection"] = connection
+        run(command, config)
 
 
 def _run_alembic(database: Database, run: Callable[[Any, Any], None]) -> None:
@@ -315,7 +363,12 @@ def backup(db_path: str | os.PathLike[str] | None = None, target: str | os.PathL
     The copy is a single file, as the database stood at one moment, while runs go on. A database of an older revision
     is copied too. Raises StorageError when `target` is there already, or cannot be written: nothing is left of it then.
     """
-    path = str(database_url(db_path).database)
+    database = connect(db_path, pooled=False)
+    if not database.is_file:
+        raise StorageError(
+            f"{database.path}: a server's database is not copied to a file; use pg_dump", path=database.path
+        )
+    path = database.path
     revision = read_revision(path)
     if revision is None:
         found = "empty" if os.path.exists(path) else "no such database"

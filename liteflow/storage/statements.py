@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from operator import itemgetter
+from sqlite3 import Connection as SQLite
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, text
+from sqlalchemy import Connection, Dialect, Table, text
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.dml import Insert
@@ -28,12 +29,15 @@ def changed(result: Any) -> int:
 
 Row = Sequence[Any]
 
+Ready = tuple[str, Callable[[Row], Row] | None]
+"""The text of a statement, and what arranges a row for it; None when rows are as it wants them."""
+
 
 class Prepared:
     """A statement that is compiled once and handed to the driver, for what is done with every task: SQLAlchemy takes
     longer over each execution than SQLite.
 
-    Rows have a value for each of `names`, in that order, as SQLite holds it: a whole number, text (of an enum its
+    Rows have a value for each of `names`, in that order, as the database holds it: a whole number, text (of an enum its
     value), bytes or None. They work in the transaction of the scope whose connection they are given.
     """
 
@@ -42,41 +46,58 @@ class Prepared:
         self._names = names
 
     @cached_property
-    def _ready(self) -> tuple[str, Callable[[Row], Row] | None]:
-        """The text, and what arranges a row for it; None when rows are as it wants them."""
-        dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
+    def _ready(self) -> Ready:
+        """For SQLite's driver."""
+        return self._compiled(SQLiteDialect_pysqlite(paramstyle="qmark"), "?")
+
+    @cached_property
+    def _ready_for_psycopg(self) -> Ready:
+        """For PostgreSQL's."""
+        from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+        dialect: Any = PGDialect_psycopg
+        return self._compiled(dialect(paramstyle="format"), "%s")
+
+    def _compiled(self, dialect: Dialect, mark: str) -> Ready:
+        """The statement for a dialect in which `mark` is a parameter."""
         columns = self._names if isinstance(self._statement, Insert) else None
         compiled: Any = self._statement.compile(dialect=dialect, column_keys=columns)
         missing = [column.name for column in compiled.insert_prefetch] if columns is not None else []
         if missing:
             raise ValueError(f"{compiled}: columns with a default of Python need a value: {missing}")
-        first, *rest = str(compiled).split("?")
+        first, *rest = str(compiled).split(mark)
         if len(rest) != len(compiled.positiontup):
-            raise ValueError(f"{compiled}: a question mark that is no parameter")
+            raise ValueError(f"{compiled}: a {mark} that is no parameter")
         pieces, places = [first], []
         for name, piece in zip(compiled.positiontup, rest, strict=True):
             if name in self._names:
                 places.append(self._names.index(name))
-                pieces += "?", piece
+                pieces += mark, piece
             else:
                 bound = compiled.binds[name]
                 process = bound.type.dialect_impl(dialect).bind_processor(dialect)
-                pieces += _literal(process(bound.value) if process is not None else bound.value), piece
+                literal = _literal(process(bound.value) if process is not None else bound.value)
+                pieces += literal.replace("%", "%%") if mark == "%s" else literal, piece
         if places == list(range(len(self._names))):
             return "".join(pieces), None
         return "".join(pieces), itemgetter(*places) if len(places) > 1 else lambda row: (row[places[0]],)
 
     def run(self, connection: Connection, rows: Iterable[Row]) -> int:
         """Execute it for each row; returns how many rows of the table were changed in all."""
-        text_of, arrange = self._ready
-        arranged = rows if arrange is None else map(arrange, rows)
-        return int(connection.info[DRIVER].executemany(text_of, arranged).rowcount)
+        driver = connection.info[DRIVER]
+        if isinstance(driver, SQLite):
+            text_of, arrange = self._ready
+            return int(driver.executemany(text_of, rows if arrange is None else map(arrange, rows)).rowcount)
+        text_of, arrange = self._ready_for_psycopg
+        with driver.cursor() as cursor:
+            cursor.executemany(text_of, rows if arrange is None else map(arrange, rows))
+            return max(int(cursor.rowcount), 0)  # -1 for no rows at all
 
     def fetch(self, connection: Connection, *values: Any) -> list[Any]:
         """Execute it once; returns the rows that it found."""
-        text_of, arrange = self._ready
-        arranged = values if arrange is None else arrange(values)
-        found: list[Any] = connection.info[DRIVER].execute(text_of, arranged).fetchall()
+        driver = connection.info[DRIVER]
+        text_of, arrange = self._ready if isinstance(driver, SQLite) else self._ready_for_psycopg
+        found: list[Any] = driver.execute(text_of, values if arrange is None else arrange(values)).fetchall()
         return found
 
 
@@ -93,11 +114,16 @@ def in_groups(ids: Sequence[T]) -> Iterable[Sequence[T]]:
         yield ids[start : start + IDS_PER_STATEMENT]
 
 
-def next_keys(connection: Connection, table: Table[Any], count: int) -> range:
-    """The keys for the next `count` rows of a table whose keys are never used again.
+def next_keys(connection: Connection, table: Table[Any], count: int) -> Sequence[int]:
+    """The keys for the next `count` rows of a table whose keys are never used again, ascending.
 
     To be called in the write scope that inserts them. Knowing them beforehand makes one statement of all rows.
     """
+    if connection.dialect.name != "sqlite":
+        found = connection.info[DRIVER].execute(
+            "SELECT nextval(%s::regclass) FROM generate_series(1, %s)", (f"{table.name}_id_seq", count)
+        )
+        return sorted(pk for (pk,) in found)  # other scopes may have taken some between them
     found = _LAST_KEY.fetch(connection, table.name)
     last = found[0][0] if found else 0
     return range(last + 1, last + 1 + count)

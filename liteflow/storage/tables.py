@@ -86,6 +86,12 @@ class EnumText(TypeDecorator[E]):
         return None if value is None else self.enum(value)
 
 
+KEY = BigInteger().with_variant(Integer, "sqlite")
+"""A surrogate key: SQLite gives out keys only for a plain INTEGER, which has 64 bits there."""
+
+ID = String(250).with_variant(Text(collation="C"), "postgresql")
+"""An id or name: compared byte by byte, as SQLite compares all text, and as long as it may be there."""
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -100,8 +106,8 @@ metadata = MetaData(
 class DagModelColumns(TypedColumns):
     """What is known of a dag beside its code: one row for each dag id that ever ran in this database."""
 
-    id: Named[int] = Column(primary_key=True)
-    dag_id: Named[str] = Column(String(250), unique=True)
+    id: Named[int] = Column(KEY, primary_key=True)
+    dag_id: Named[str] = Column(ID, unique=True)
     description: Named[str | None] = Column(Text)
     tags: Named[str] = Column(Text, default="[]")
     """A JSON list of text."""
@@ -125,7 +131,7 @@ DAG = Table("liteflow_dag", metadata, DagModelColumns)
 class ExecutorRecordColumns(TypedColumns):
     """An executor service that is, or was, at work on this database. Whether it lives is told by its lock file."""
 
-    id: Named[int] = Column(primary_key=True)
+    id: Named[int] = Column(KEY, primary_key=True)
     token: Named[str] = Column(String(32), unique=True)
     """Names the lock file."""
     host: Named[str] = Column(Text)
@@ -146,22 +152,22 @@ EXECUTOR = Table("liteflow_executor", metadata, ExecutorRecordColumns)
 class DagRunColumns(TypedColumns):
     """One execution of a dag."""
 
-    id: Named[int] = Column(primary_key=True)
-    dag_pk: Named[int] = Column(ForeignKey("liteflow_dag.id", ondelete="CASCADE"))
-    run_id: Named[str] = Column(String(250))
+    id: Named[int] = Column(KEY, primary_key=True)
+    dag_pk: Named[int] = Column(KEY, ForeignKey("liteflow_dag.id", ondelete="CASCADE"))
+    run_id: Named[str] = Column(ID)
     state: Named[RunState] = Column(EnumText(RunState))
     end_reason: Named[EndReason | None] = Column(EnumText(EndReason))
     logical_date: Named[datetime] = Column(UtcMicroseconds)
     params: Named[str] = Column(Text)
     """The params with which it runs, defaults included; typed JSON as XComs have it."""
     structure_digest: Named[str] = Column(String(64))
-    executor_pk: Named[int | None] = Column(ForeignKey("liteflow_executor.id"))
+    executor_pk: Named[int | None] = Column(KEY, ForeignKey("liteflow_executor.id"))
     """The one executor service that drives it."""
     created_at: Named[datetime] = Column(UtcMicroseconds)
     started_at: Named[datetime | None] = Column(UtcMicroseconds)
     ended_at: Named[datetime | None] = Column(UtcMicroseconds)
     cancel_requested_at: Named[datetime | None] = Column(UtcMicroseconds)
-    rerun_of: Named[str | None] = Column(String(250))
+    rerun_of: Named[str | None] = Column(ID)
     """The id of the run, of the same dag, whose values this one began with. That run may be gone."""
     priority: Named[int] = Column(Integer, default=0, server_default=text("0"))
     """Of several runs in one service the one with the greatest goes first."""
@@ -185,9 +191,9 @@ DAG_RUN = Table(
 class TaskInstanceColumns(TypedColumns):
     """A task in a run: where it stands, and its latest try. Created with the run, all of them."""
 
-    id: Named[int] = Column(primary_key=True)
-    run_pk: Named[int] = Column(ForeignKey("liteflow_dag_run.id", ondelete="CASCADE"))
-    task_id: Named[str] = Column(String(250))
+    id: Named[int] = Column(KEY, primary_key=True)
+    run_pk: Named[int] = Column(KEY, ForeignKey("liteflow_dag_run.id", ondelete="CASCADE"))
+    task_id: Named[str] = Column(ID)
     map_index: Named[int] = Column(Integer, default=-1)
     """-1: not mapped, or not expanded yet; else 0, 1, ..."""
     upstream: Named[str] = Column(Text, default="[]")
@@ -201,7 +207,7 @@ class TaskInstanceColumns(TypedColumns):
     """0 before the first claim, then 1, 2, ..."""
     crashes: Named[int] = Column(Integer, default=0)
     """How many times the executor service died under it."""
-    executor_pk: Named[int | None] = Column(ForeignKey("liteflow_executor.id"))
+    executor_pk: Named[int | None] = Column(KEY, ForeignKey("liteflow_executor.id"))
     """Whose claim it is while it runs."""
     error: Named[str | None] = Column(Text)
     """Of the latest try: the error's last line."""
@@ -210,7 +216,7 @@ class TaskInstanceColumns(TypedColumns):
     started_at: Named[datetime | None] = Column(UtcMicroseconds)
     """When the latest try began to run in its slot; of a rescheduled sensor, its first look."""
     ended_at: Named[datetime | None] = Column(UtcMicroseconds)
-    pool: Named[str | None] = Column(String(250))
+    pool: Named[str | None] = Column(ID)
     """The pool that it takes slots of while it runs."""
     pool_slots: Named[int | None] = Column(Integer)
     """How many; NULL without a pool."""
@@ -228,14 +234,17 @@ class TaskInstanceColumns(TypedColumns):
     """In which slot of its executor service the latest try ran: 1, 2, ...; NULL where there are none."""
 
 
+_IN_POOL = text("pool IS NOT NULL AND state = 'running'")
+_TO_CANCEL = text("cancel_requested_at IS NOT NULL")
+
 TASK_INSTANCE = Table(
     "liteflow_task_instance",
     metadata,
     TaskInstanceColumns,
     UniqueConstraint("run_pk", "task_id", "map_index"),
     # Holds only what takes slots of a pool now, however many task instances there are.
-    Index(None, "pool", sqlite_where=text("pool IS NOT NULL AND state = 'running'")),
-    Index(None, "cancel_requested_at", sqlite_where=text("cancel_requested_at IS NOT NULL")),
+    Index(None, "pool", sqlite_where=_IN_POOL, postgresql_where=_IN_POOL),
+    Index(None, "cancel_requested_at", sqlite_where=_TO_CANCEL, postgresql_where=_TO_CANCEL),
     sqlite_autoincrement=True,
 )
 
@@ -243,8 +252,8 @@ TASK_INSTANCE = Table(
 class TaskTryColumns(TypedColumns):
     """A try that is over and was followed by another. The latest try stands in its task instance."""
 
-    id: Named[int] = Column(primary_key=True)
-    task_instance_pk: Named[int] = Column(ForeignKey("liteflow_task_instance.id", ondelete="CASCADE"))
+    id: Named[int] = Column(KEY, primary_key=True)
+    task_instance_pk: Named[int] = Column(KEY, ForeignKey("liteflow_task_instance.id", ondelete="CASCADE"))
     try_number: Named[int] = Column(Integer)
     generation: Named[int] = Column(Integer)
     state: Named[TaskInstanceState] = Column(EnumText(TaskInstanceState))
@@ -267,9 +276,9 @@ TASK_TRY = Table(
 class XComColumns(TypedColumns):
     """A value that a task handed on, as bytes. None is not stored: no row reads as None."""
 
-    id: Named[int] = Column(primary_key=True)
-    task_instance_pk: Named[int] = Column(ForeignKey("liteflow_task_instance.id", ondelete="CASCADE"))
-    key: Named[str] = Column(String(250))
+    id: Named[int] = Column(KEY, primary_key=True)
+    task_instance_pk: Named[int] = Column(KEY, ForeignKey("liteflow_task_instance.id", ondelete="CASCADE"))
+    key: Named[str] = Column(ID)
     encoding: Named[str] = Column(String(20))
     """`json`, `bytes` or `pickle`: see `storage/xcoms.py`."""
     size_bytes: Named[int] = Column(BigInteger)
@@ -288,8 +297,8 @@ XCOM = Table(
 class LogRecordColumns(TypedColumns):
     """One line that a try wrote: printed, logged, or sent to file descriptor 1 or 2."""
 
-    id: Named[int] = Column(primary_key=True)
-    task_instance_pk: Named[int] = Column(ForeignKey("liteflow_task_instance.id", ondelete="CASCADE"))
+    id: Named[int] = Column(KEY, primary_key=True)
+    task_instance_pk: Named[int] = Column(KEY, ForeignKey("liteflow_task_instance.id", ondelete="CASCADE"))
     try_number: Named[int] = Column(Integer)
     at: Named[datetime] = Column(UtcMicroseconds)
     level: Named[int | None] = Column(Integer)
@@ -309,8 +318,8 @@ LOG_RECORD = Table(
 class PoolColumns(TypedColumns):
     """A named number of slots that tasks share."""
 
-    id: Named[int] = Column(primary_key=True)
-    name: Named[str] = Column(String(250), unique=True)
+    id: Named[int] = Column(KEY, primary_key=True)
+    name: Named[str] = Column(ID, unique=True)
     slots: Named[int] = Column(Integer)
     description: Named[str | None] = Column(Text)
 
@@ -321,9 +330,9 @@ POOL = Table("liteflow_pool", metadata, PoolColumns)
 class CallbackColumns(TypedColumns):
     """A callback that is due and has not ended. It goes when it has, so that each is called at least once."""
 
-    id: Named[int] = Column(primary_key=True)
-    run_pk: Named[int] = Column(ForeignKey("liteflow_dag_run.id", ondelete="CASCADE"))
-    task_instance_pk: Named[int | None] = Column(ForeignKey("liteflow_task_instance.id", ondelete="CASCADE"))
+    id: Named[int] = Column(KEY, primary_key=True)
+    run_pk: Named[int] = Column(KEY, ForeignKey("liteflow_dag_run.id", ondelete="CASCADE"))
+    task_instance_pk: Named[int | None] = Column(KEY, ForeignKey("liteflow_task_instance.id", ondelete="CASCADE"))
     """NULL for a callback of the dag that no task instance brought about."""
     try_number: Named[int | None] = Column(Integer)
     """The try that brought it about."""

@@ -11,12 +11,15 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+ID = sa.String(length=250).with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     op.create_table(
         "liteflow_dag",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("dag_id", sa.String(length=250), nullable=False),
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("dag_id", ID, nullable=False),
         sa.Column("description", sa.Text(), nullable=True),
         sa.Column("tags", sa.Text(), nullable=False),
         sa.Column("params", sa.Text(), nullable=False),
@@ -29,7 +32,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "liteflow_executor",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", KEY, nullable=False),
         sa.Column("token", sa.String(length=32), nullable=False),
         sa.Column("host", sa.Text(), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
@@ -41,8 +44,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "liteflow_pool",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("name", sa.String(length=250), nullable=False),
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("name", ID, nullable=False),
         sa.Column("slots", sa.Integer(), nullable=False),
         sa.Column("description", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_liteflow_pool")),
@@ -50,15 +53,15 @@ def upgrade() -> None:
     )
     op.create_table(
         "liteflow_dag_run",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("dag_pk", sa.Integer(), nullable=False),
-        sa.Column("run_id", sa.String(length=250), nullable=False),
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("dag_pk", KEY, nullable=False),
+        sa.Column("run_id", ID, nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("end_reason", sa.String(), nullable=True),
         sa.Column("logical_date", sa.BigInteger(), nullable=False),
         sa.Column("params", sa.Text(), nullable=False),
         sa.Column("structure_digest", sa.String(length=64), nullable=False),
-        sa.Column("executor_pk", sa.Integer(), nullable=True),
+        sa.Column("executor_pk", KEY, nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=True),
         sa.Column("ended_at", sa.BigInteger(), nullable=True),
@@ -87,9 +90,9 @@ def upgrade() -> None:
 
     op.create_table(
         "liteflow_task_instance",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("run_pk", sa.Integer(), nullable=False),
-        sa.Column("task_id", sa.String(length=250), nullable=False),
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("run_pk", KEY, nullable=False),
+        sa.Column("task_id", ID, nullable=False),
         sa.Column("map_index", sa.Integer(), nullable=False),
         sa.Column("upstream", sa.Text(), nullable=False),
         sa.Column("trigger_rule", sa.String(length=40), nullable=False),
@@ -98,7 +101,7 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("try_number", sa.Integer(), nullable=False),
         sa.Column("crashes", sa.Integer(), nullable=False),
-        sa.Column("executor_pk", sa.Integer(), nullable=True),
+        sa.Column("executor_pk", KEY, nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("due_at", sa.BigInteger(), nullable=True),
         sa.Column("started_at", sa.BigInteger(), nullable=True),
@@ -120,8 +123,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "liteflow_log_record",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("task_instance_pk", sa.Integer(), nullable=False),
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("task_instance_pk", KEY, nullable=False),
         sa.Column("try_number", sa.Integer(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("level", sa.Integer(), nullable=True),
@@ -144,8 +147,8 @@ def upgrade() -> None:
 
     op.create_table(
         "liteflow_task_try",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("task_instance_pk", sa.Integer(), nullable=False),
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("task_instance_pk", KEY, nullable=False),
         sa.Column("try_number", sa.Integer(), nullable=False),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
@@ -166,9 +169,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "liteflow_xcom",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("task_instance_pk", sa.Integer(), nullable=False),
-        sa.Column("key", sa.String(length=250), nullable=False),
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("task_instance_pk", KEY, nullable=False),
+        sa.Column("key", ID, nullable=False),
         sa.Column("encoding", sa.String(length=20), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.LargeBinary(length=32), nullable=False),

@@ -12,9 +12,13 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+ID = sa.String(length=250).with_variant(sa.Text(collation="C"), "postgresql")
+IN_POOL = sa.text("pool IS NOT NULL AND state = 'running'")
+
 
 def upgrade() -> None:
-    op.add_column("liteflow_task_instance", sa.Column("pool", sa.String(length=250), nullable=True))
+    op.add_column("liteflow_task_instance", sa.Column("pool", ID, nullable=True))
     op.add_column("liteflow_task_instance", sa.Column("pool_slots", sa.Integer(), nullable=True))
     op.add_column("liteflow_task_instance", sa.Column("rendered_map_index", sa.Text(), nullable=True))
     op.add_column(
@@ -25,7 +29,8 @@ def upgrade() -> None:
         "liteflow_task_instance",
         ["pool"],
         unique=False,
-        sqlite_where=sa.text("pool IS NOT NULL AND state = 'running'"),
+        sqlite_where=IN_POOL,
+        postgresql_where=IN_POOL,
     )
     op.create_index(
         op.f("ix_liteflow_dag_run_dag_pk_logical_date"),
@@ -35,9 +40,9 @@ def upgrade() -> None:
     )
     op.create_table(
         "liteflow_callback",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("run_pk", sa.Integer(), nullable=False),
-        sa.Column("task_instance_pk", sa.Integer(), nullable=True),
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("run_pk", KEY, nullable=False),
+        sa.Column("task_instance_pk", KEY, nullable=True),
         sa.Column("try_number", sa.Integer(), nullable=True),
         sa.Column("kind", sa.String(length=40), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),

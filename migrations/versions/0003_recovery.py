@@ -11,6 +11,8 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
+TO_CANCEL = sa.text("cancel_requested_at IS NOT NULL")
+
 
 def upgrade() -> None:
     op.add_column(
@@ -26,7 +28,8 @@ def upgrade() -> None:
         "liteflow_task_instance",
         ["cancel_requested_at"],
         unique=False,
-        sqlite_where=sa.text("cancel_requested_at IS NOT NULL"),
+        sqlite_where=TO_CANCEL,
+        postgresql_where=TO_CANCEL,
     )
 
 

@@ -11,11 +11,13 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+ID = sa.String(length=250).with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     op.add_column("liteflow_dag", sa.Column("retain_runs", sa.Integer(), nullable=True))
     op.add_column("liteflow_dag", sa.Column("retain_days", sa.Float(), nullable=True))
-    op.add_column("liteflow_dag_run", sa.Column("rerun_of", sa.String(length=250), nullable=True))
+    op.add_column("liteflow_dag_run", sa.Column("rerun_of", ID, nullable=True))
     op.add_column("liteflow_task_instance", sa.Column("slot", sa.Integer(), nullable=True))
     op.add_column("liteflow_task_try", sa.Column("slot", sa.Integer(), nullable=True))
     op.create_index(op.f("ix_liteflow_dag_run_created_at"), "liteflow_dag_run", ["created_at"], unique=False)
@@ -46,7 +48,7 @@ def _forget_newer_words() -> None:
     op.execute("DELETE FROM liteflow_dag_run WHERE end_reason = 'pruned'")
     op.execute(
         "UPDATE liteflow_task_instance SET end_reason = NULL, try_number ="
-        " CASE WHEN state IN ('success', 'failed') THEN max(try_number, 1) ELSE try_number END"
+        " CASE WHEN state IN ('success', 'failed') AND try_number < 1 THEN 1 ELSE try_number END"
         " WHERE end_reason IN ('marked', 'reused')"
     )
     op.execute("UPDATE liteflow_task_try SET end_reason = NULL WHERE end_reason IN ('marked', 'reused')")

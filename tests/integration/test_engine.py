@@ -162,7 +162,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         ("", "the database path is empty"),
         ("sqlite://", "needs a database file"),
         ("sqlite:///:memory:", "needs a database file"),
-        ("postgresql://localhost/x", "only SQLite"),
+        ("mysql://localhost/x", "only SQLite"),
     ],
 )
 def test_what_is_no_file_is_refused(given: str, message: str) -> None:
