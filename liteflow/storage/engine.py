@@ -43,6 +43,9 @@ BUSY_TIMEOUT_MS = 60_000
 OLDEST_SQLITE = (3, 35, 0)
 """The first version with RETURNING."""
 
+PATIENCE_S = 45.0
+"""For how long `attempt` and `look` begin again when the connection to a server is lost."""
+
 ALLOW_NETWORK = "LITEFLOW_ALLOW_NETWORK_FILESYSTEM"
 """The environment variable that, set to 1, allows a database on a network file system."""
 
@@ -240,15 +243,23 @@ class Database:
             yield connection
         self._checkpoints.after_commit()
 
-    def attempt(self, work: Callable[[Connection], T], *, durable: bool = False, shared: bool = False) -> T:
-        """What `work` returns in a write scope; where the connection to a server may be lost, it is called again then.
+    def attempt(
+        self,
+        work: Callable[[Connection], T],
+        *,
+        durable: bool = False,
+        shared: bool = False,
+        patience_s: float = PATIENCE_S,
+    ) -> T:
+        """What `work` returns in a write scope. Where the database is in a server it is called again, for up to
+        `patience_s` seconds, when the connection is lost or the server gave way to another transaction.
 
         So it must do the same at each call, and change nothing but the database.
         """
         with self.write(durable=durable, shared=shared) as connection:
             return work(connection)
 
-    def look(self, work: Callable[[Connection], T]) -> T:
+    def look(self, work: Callable[[Connection], T], *, patience_s: float = PATIENCE_S) -> T:
         """What `work` returns in a read scope; called again as in `attempt`."""
         with self.read() as connection:
             return work(connection)

@@ -18,7 +18,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,18 +27,18 @@ from sqlalchemy import URL, Connection, create_engine, exc
 from sqlalchemy.pool import NullPool
 
 from liteflow.errors import ConnectionLostError, StorageError
-from liteflow.storage.engine import BUSY_TIMEOUT_MS, DRIVER, Database, database_url
+from liteflow.storage.engine import BUSY_TIMEOUT_MS, DRIVER, PATIENCE_S, Database, database_url
 
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 5
 """How long one attempt to connect may take."""
 
+RECONNECT_S = 30.0
+"""How long a scope tries to begin in a server that was there before."""
+
 SETTLE_S = 30.0
 """How long a scope asks what became of its commit."""
-
-PATIENCE_S = 60.0
-"""For how long `attempt` and `look` begin again by default."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 
@@ -188,7 +188,6 @@ class PostgresDatabase(Database):
     def __init__(self, db_path: str | os.PathLike[str] | URL | None = None, *, pooled: bool = True) -> None:
         self.url = database_url(db_path)
         self.path = self.url.render_as_string()
-        self.patience_s = PATIENCE_S
         self._pid = os.getpid()
         told = {name: value for name, value in _PARAMETERS.items() if name not in self.url.query}
         self.engine = create_engine(
@@ -199,6 +198,7 @@ class PostgresDatabase(Database):
             connect_args={"autocommit": True, **told},
         )
         self.idle = _Idle(pooled)
+        self._was_there = False
         self._versions = itertools.count()
         weakref.finalize(self, self.idle.close)
 
@@ -243,22 +243,34 @@ class PostgresDatabase(Database):
                 lease.close()
 
     def _begin(self, statement: str) -> tuple[_Lease, Any]:
-        """A connection in which a transaction has begun, and what its beginning found."""
-        while (lease := self.idle.take()) is not None:
+        """A connection in which a transaction has begun, and what its beginning found.
+
+        A server that is started anew is waited for, as long as nothing was done: a first time only if it says that it
+        is starting.
+        """
+        deadline = time.monotonic() + RECONNECT_S
+        pauses = _pauses()
+        while True:
+            lease = self.idle.take()
+            is_old = lease is not None
             try:
+                lease = lease or _Lease(self)
+                self._was_there = True
                 return lease, lease.begin(statement)
-            except psycopg.Error:
-                is_broken = lease.driver.closed
-                lease.close()
-                if not is_broken:
-                    raise
-                # The server ended it while nobody had it.
-        lease = _Lease(self)
-        try:
-            return lease, lease.begin(statement)
-        except BaseException:
-            lease.close()
-            raise
+            except (exc.DBAPIError, psycopg.Error) as error:
+                problem = postgres_error(self.path, error, is_broken=lease is not None and lease.driver.closed)
+                if lease is not None:
+                    lease.close()
+                if is_old and isinstance(problem, ConnectionLostError):
+                    continue  # the server ended it while nobody had it
+                may_pass = isinstance(problem, ConnectionLostError) and (self._was_there or _is_starting(problem))
+                if not may_pass or time.monotonic() >= deadline:
+                    raise problem from error
+            except BaseException:
+                if lease is not None:
+                    lease.close()
+                raise
+            time.sleep(next(pauses))
 
     def _settle(self, transaction: _Transaction, deadline: float) -> bool:
         """Whether a transaction, in whose commit the connection was lost, was committed.
@@ -299,34 +311,21 @@ class PostgresDatabase(Database):
         finally:
             lease.close()
 
-    def attempt(self, work: Callable[[Connection], T], *, durable: bool = False, shared: bool = False) -> T:
-        """What `work` returns in a write scope. It is called again when the connection is lost, or when the server gave
-        way to another transaction, for up to `patience_s` seconds."""
-        deadline = time.monotonic() + self.patience_s
-        pauses = _pauses()
-        while True:
-            found: list[T] = []
-            try:
-                with self.write(durable=durable, shared=shared) as connection:
-                    found.append(work(connection))
-                return found[0]
-            except StorageError as error:
-                if not _is_passing(error) or time.monotonic() >= deadline:
-                    raise
-            time.sleep(next(pauses))
+    def attempt(
+        self,
+        work: Callable[[Connection], T],
+        *,
+        durable: bool = False,
+        shared: bool = False,
+        patience_s: float = PATIENCE_S,
+    ) -> T:
+        """What `work` returns in a write scope; called again as `Database.attempt` says. Where nobody knows whether it
+        was committed it is not called again: the error has `unsettled`."""
+        return _again(lambda: self.write(durable=durable, shared=shared), work, patience_s)
 
-    def look(self, work: Callable[[Connection], T]) -> T:
+    def look(self, work: Callable[[Connection], T], *, patience_s: float = PATIENCE_S) -> T:
         """What `work` returns in a read scope; called again as in `attempt`."""
-        deadline = time.monotonic() + self.patience_s
-        pauses = _pauses()
-        while True:
-            try:
-                with self.read() as connection:
-                    return work(connection)
-            except StorageError as error:
-                if not _is_passing(error) or time.monotonic() >= deadline:
-                    raise
-            time.sleep(next(pauses))
+        return _again(self.read, work, patience_s)
 
     def remember_file(self) -> None:
         """There is no file."""
@@ -341,6 +340,22 @@ class PostgresDatabase(Database):
     def close(self) -> None:
         """Close every connection. The scopes open new ones when they are used again."""
         self.idle.close()
+
+
+def _again(
+    scope: Callable[[], AbstractContextManager[Connection]], work: Callable[[Connection], T], patience_s: float
+) -> T:
+    """What `work` returns in a scope, begun again for so long when it fails for a reason that may pass."""
+    deadline = time.monotonic() + patience_s
+    pauses = _pauses()
+    while True:
+        try:
+            with scope() as connection:
+                return work(connection)
+        except StorageError as error:
+            if not _is_passing(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(next(pauses))
 
 
 def _pauses() -> Iterator[float]:
@@ -377,6 +392,10 @@ def _is_passing(error: StorageError) -> bool:
 
 _GAVE_WAY = ("40001", "40P01")
 """Serialization failure, deadlock."""
+
+
+def _is_starting(error: StorageError) -> bool:
+    return getattr(error, "sqlstate", None) == "57P03"
 
 
 def postgres_error(path: str, error: BaseException, *, is_broken: bool = False) -> StorageError:
