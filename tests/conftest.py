@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from liteflow.execution.cpus import usable_cpus
+from tests.postgres import own_postgres, postgres, postgres_db  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parent.parent
 
