@@ -41,10 +41,34 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
 
+ON_POSTGRES = os.environ.get("LITEFLOW_TEST_DATABASE", "").startswith("postgresql")
+"""Whether the tests that take `db` are to run on PostgreSQL; then no others are run."""
+
+
 @pytest.fixture
-def db(tmp_path: Path) -> str:
-    """The path of a database that is not there yet."""
-    return str(tmp_path / "test.db")
+def db(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The path of a database that is not there yet; with $LITEFLOW_TEST_DATABASE=postgresql the URL of one that holds
+    nothing but liteflow's tables."""
+    if not ON_POSTGRES:
+        yield str(request.getfixturevalue("tmp_path") / "test.db")
+        return
+    server = request.getfixturevalue("postgres")
+    # Not in the URL, which liteflow shows without it.
+    request.getfixturevalue("monkeypatch").setenv("PGPASSWORD", server.password)
+    with server.database() as url:
+        yield url.replace(f":{server.password}@", "@")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On PostgreSQL only what takes `db` and is not about the file of SQLite."""
+    if not ON_POSTGRES:
+        return
+    kept, others = [], []
+    for item in items:
+        wanted = "db" in getattr(item, "fixturenames", ()) and item.get_closest_marker("sqlite") is None
+        (kept if wanted else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = kept
 
 
 def descendants() -> set[int]:

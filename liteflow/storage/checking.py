@@ -28,11 +28,13 @@ def check(db_path: str | os.PathLike[str] | None = None) -> list[str]:
     and states that cannot be. Raises StorageError when it cannot be opened or read at all."""
     with open_database(db_path, pooled=False).read() as connection:
         # Each needs what the one before it has found to be sound.
-        damage = _damage(connection)
+        # A server looks after its pages, and keeps foreign keys always.
+        is_file = connection.dialect.name == "sqlite"
+        damage = _damage(connection) if is_file else []
         if damage:
             connection.rollback()  # a COMMIT would read the schema, which may be what is damaged
             return damage
-        return _dangling(connection) + _differences(connection) or invariants(connection)
+        return (_dangling(connection) if is_file else []) + _differences(connection) or invariants(connection)
 
 
 def invariants(connection: Connection) -> list[str]:
@@ -43,8 +45,11 @@ def invariants(connection: Connection) -> list[str]:
     found: list[str] = []
     for what, condition in _RUN_RULES:
         found += _told(_run_line(row, what) for row in _rows(connection, _RUNS.format(condition)))
+    # SQLite holds a value of any type in any column.
+    is_no_integer = "typeof(i.map_index) <> 'integer'" if connection.dialect.name == "sqlite" else "false"
     for what, condition in _INSTANCE_RULES:
-        found += _told(_instance_line(row, what) for row in _rows(connection, _INSTANCES.format(condition)))
+        statement = _INSTANCES.format(condition.replace("{is_no_integer}", is_no_integer))
+        found += _told(_instance_line(row, what) for row in _rows(connection, statement))
     return found + _told(_changed_xcoms(connection))
 
 
@@ -121,7 +126,7 @@ _RUN_RULES = (
 _INSTANCES = """
 SELECT d.dag_id, r.run_id, i.task_id, i.map_index, i.state, i.end_reason
 FROM liteflow_task_instance i JOIN liteflow_dag_run r ON r.id = i.run_pk JOIN liteflow_dag d ON d.id = r.dag_pk
-WHERE ({}) AND r.end_reason IS NOT 'pruned' ORDER BY i.id
+WHERE ({}) AND coalesce(r.end_reason, '') <> 'pruned' ORDER BY i.id
 """
 
 _TRIES = "SELECT 1 FROM liteflow_task_try t WHERE t.task_instance_pk = i.id"
@@ -133,7 +138,10 @@ _INSTANCE_RULES = (
     ("ended for a reason that there is not", f"i.end_reason NOT IN ({_words(EndReason)})"),
     ("is not over, and its run is", f"r.state IN ({_OVER}) AND i.state NOT IN ({_words(TERMINAL)})"),
     ("runs in a run that does not", "i.state = 'running' AND r.state <> 'running'"),
-    ("runs for another executor than the run's", "i.state = 'running' AND i.executor_pk IS NOT r.executor_pk"),
+    (
+        "runs for another executor than the run's",
+        "i.state = 'running' AND coalesce(i.executor_pk, 0) <> coalesce(r.executor_pk, 0)",
+    ),
     (
         "runs, and has a time or reason of its end",
         "i.state = 'running' AND (i.ended_at IS NOT NULL OR i.end_reason IS NOT NULL)",
@@ -146,7 +154,7 @@ _INSTANCE_RULES = (
     ("has a time for which it does not wait", f"i.state NOT IN ({_DELAYED}) AND i.due_at IS NOT NULL"),
     (
         "has no try that would explain its state",
-        f"i.state IN ({_TRIED}) AND i.try_number < 1 AND i.end_reason IS NOT 'marked' AND i.end_reason IS NOT 'reused'",
+        f"i.state IN ({_TRIED}) AND i.try_number < 1 AND coalesce(i.end_reason, '') NOT IN ('marked', 'reused')",
     ),
     (
         "was marked by nobody",  # who marks it starts it anew, and it is over from then on
@@ -163,7 +171,7 @@ _INSTANCE_RULES = (
     (
         "has counts that cannot be",
         (
-            "typeof(i.map_index) <> 'integer' OR i.map_index < -1 OR i.generation < 0 OR i.try_number < 0 "
+            "{is_no_integer} OR i.map_index < -1 OR i.generation < 0 OR i.try_number < 0 "
             "OR i.crashes < 0 OR i.reschedules < 0 OR i.uncounted_tries NOT BETWEEN 0 AND i.try_number"
         ),
     ),
@@ -193,7 +201,7 @@ _INSTANCE_RULES = (
         (
             "1 < (SELECT max(count) FROM (SELECT count(*) AS count FROM "
             "(SELECT t.generation FROM liteflow_task_try t WHERE t.task_instance_pk = i.id AND t.state = 'success' "
-            "UNION ALL SELECT i.generation WHERE i.state = 'success') GROUP BY generation))"
+            "UNION ALL SELECT i.generation WHERE i.state = 'success') AS successes GROUP BY generation) AS counts)"
         ),
     ),
     (

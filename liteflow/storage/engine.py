@@ -110,6 +110,12 @@ def _without_password(text: str) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", text)
 
 
+def told_path(db_path: str | os.PathLike[str] | URL | None) -> str:
+    """The `path` of the database of that path or URL, for people to read."""
+    url = database_url(db_path)
+    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string()
+
+
 def connect(db_path: str | os.PathLike[str] | URL | None = None, *, pooled: bool = True) -> Database:
     """The database of that path or URL, of the class that it needs. It opens nothing; `schema.open_database` checks."""
     url = database_url(db_path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,8 @@ from liteflow.authoring.ids import MAX_LENGTH, did_you_mean, shown
 from liteflow.errors import AmbiguousRunError, LiteflowError, NotFoundError, RunConflictError, XComDecodeError
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage import leases
-from liteflow.storage.engine import Database, default_db_path
+from liteflow.storage.engine import Database, told_path
+from liteflow.storage.functions import begins_with
 from liteflow.storage.recording import end_unowned_run, request_cancel, request_cancel_of_task, text_for_database
 from liteflow.storage.schema import open_database
 from liteflow.storage.statements import Prepared, in_groups
@@ -473,7 +473,7 @@ class History:
                 return self._only(identifier, found, connection)
             if connection.scalar(select(exists().where(DAG.c.dag_id == identifier))):
                 return self._latest(connection, identifier)
-            found = self._select_runs(connection, *_begins(identifier), limit=MOST_CANDIDATES)
+            found = self._select_runs(connection, begins_with(DAG_RUN.c.run_id, identifier), limit=MOST_CANDIDATES)
             return self._only(identifier, found, connection)
 
     def find_run_of(self, dag_id: str, identifier: str) -> DagRun:
@@ -494,7 +494,9 @@ class History:
             run = self.find_run(identifier)
         except AmbiguousRunError:
             with self.read() as connection:
-                found = self._select_runs(connection, here, *_begins(identifier), limit=MOST_CANDIDATES)
+                found = self._select_runs(
+                    connection, here, begins_with(DAG_RUN.c.run_id, identifier), limit=MOST_CANDIDATES
+                )
                 if not found:
                     raise
                 return self._only(identifier, found, connection)
@@ -508,7 +510,7 @@ class History:
         """The run of a dag with that id, or those whose ids begin so."""
         here = DAG.c.dag_id == dag_id
         return self._select_runs(connection, here, DAG_RUN.c.run_id == run_id) or self._select_runs(
-            connection, here, *_begins(run_id), limit=MOST_CANDIDATES
+            connection, here, begins_with(DAG_RUN.c.run_id, run_id), limit=MOST_CANDIDATES
         )
 
     def _latest(self, connection: Connection, dag_id: str) -> DagRun:
@@ -747,11 +749,6 @@ _LATEST_ENDS = Prepared(
 )
 
 
-def _begins(run_id: str) -> tuple[Any, Any]:
-    """The conditions for runs whose ids begin so, to the letter: LIKE would take upper and lower case for the same."""
-    return DAG_RUN.c.run_id >= run_id, DAG_RUN.c.run_id < run_id + chr(sys.maxunicode)
-
-
 def _quoted(identifier: str) -> str:
     return shown(identifier, MAX_LENGTH + 50)
 
@@ -853,7 +850,7 @@ def open_history(db_path: str | os.PathLike[str] | None = None, *, pooled: bool 
 
     `pooled`: for many scopes, one after the other; the caller closes its database.
     """
-    with refusing_strange_values(os.fspath(db_path or default_db_path())):  # SQLite quotes a broken schema as it is
+    with refusing_strange_values(told_path(db_path)):  # SQLite quotes a broken schema as it is
         return History(open_database(db_path, pooled=pooled))
 
 

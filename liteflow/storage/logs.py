@@ -1,10 +1,13 @@
 """Lines of logs, some at a time: a run may have written a million of them, and may be writing still.
 
-Lines have keys in the order in which they were committed: one transaction writes at a time, and SQLite gives a new line
-the key behind the greatest one that is there. So what is behind a line that is still there is new, and nothing new is
-before it. That no longer holds once the line was deleted, since its key is given again: with a run the lines of it go.
-A reader therefore goes on behind the greatest line of the database only while that line is there, and behind the last
-one of its own run otherwise, which goes only with the run.
+In SQLite lines have keys in the order in which they were committed: one transaction writes at a time, and a new line
+gets the key behind the greatest one that is there. So what is behind a line that is still there is new, and nothing new
+is before it. That no longer holds once the line was deleted, since its key is given again: with a run the lines of it
+go. A reader therefore goes on behind the greatest line of the database only while that line is there, and behind the
+last one of its own run otherwise, which goes only with the run.
+
+In a server several transactions write at a time, and a lower key of another run may be committed later. There a reader
+goes on behind the last line of its own run, whose lines one service writes, one transaction after the other.
 """
 
 from __future__ import annotations
@@ -116,7 +119,8 @@ class LogReader:
     def _keys(self, connection: Connection, most: int) -> array[int]:
         """The keys of the next lines that were not read, of up to `most`."""
         greatest = self._greatest
-        if greatest is not None and _owner_of(connection, greatest[0]) == greatest[1]:
+        is_ordered = connection.dialect.name == "sqlite"
+        if is_ordered and greatest is not None and _owner_of(connection, greatest[0]) == greatest[1]:
             statement = keys_of_new(self._instances, greatest[0])
         else:
             statement = keys_of_instances(self._instances, self._last)

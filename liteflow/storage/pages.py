@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, LargeBinary, bindparam, case, cast, func, select, type_coerce
+from sqlalchemy import BigInteger, Connection, bindparam, case, func, select, type_coerce
 from sqlalchemy.types import NullType
 
 from liteflow.states import BY_URGENCY, EndReason, TaskInstanceState
+from liteflow.storage.functions import ByteLength
 from liteflow.storage.statements import Prepared
 from liteflow.storage.tables import LOG_RECORD, TASK_INSTANCE, TASK_TRY, XCOM
 from liteflow.storage.untrusted import checked
@@ -192,7 +193,7 @@ def _beginning(column: Any, most: int) -> Any:
 
     For SQLite's functions a text ends at its first NUL: what is short enough is taken as it is.
     """
-    return case((func.length(cast(column, LargeBinary)) <= most, column), else_=func.substr(column, 1, most))
+    return case((ByteLength(column) <= most, column), else_=func.substr(column, 1, most))
 
 
 def _tries_of(connection: Connection, row: _Row, room: _Room) -> tuple[list[PageTry], bool]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from liteflow.states import RunState, TaskInstanceState
+from liteflow.storage.functions import Position
 from liteflow.storage.history import OWNER_COLUMNS, Owner
 from liteflow.storage.tables import DAG, DAG_RUN, EXECUTOR, TASK_INSTANCE, to_microseconds
 
@@ -94,7 +95,7 @@ def unsuccessful_downstream(
             TASK_INSTANCE.c.run_pk == run_pk,
             TASK_INSTANCE.c.state.not_in([_S.SUCCESS, _S.SKIPPED, _S.REMOVED]),
             # A task id holds nothing that JSON would escape: with its quotes it is found only as an item of the list.
-            func.instr(TASK_INSTANCE.c.upstream, f'"{task_id}"') > 0,
+            Position(TASK_INSTANCE.c.upstream, f'"{task_id}"') > 0,
         )
         .order_by(TASK_INSTANCE.c.id)
     )

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, literal_column, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, delete, func, insert, literal_column, select, update
 
+from liteflow.storage.functions import total
 from liteflow.storage.history import OWNER_COLUMNS, Owner
 from liteflow.storage.recording import text_for_database
 from liteflow.storage.statements import changed, in_groups
@@ -46,9 +46,8 @@ def set_pool(connection: Connection, name: str, slots: int, description: str | N
     values: dict[str, object] = {"slots": slots}
     if description is not None:
         values["description"] = text_for_database(description)
-    connection.execute(
-        insert(POOL).values(name=name, **values).on_conflict_do_update(index_elements=[POOL.c.name], set_=values)
-    )
+    if not changed(connection.execute(update(POOL).where(POOL.c.name == name).values(values))):
+        connection.execute(insert(POOL).values(name=name, **values))
 
 
 def delete_pool(connection: Connection, name: str) -> bool:
@@ -88,7 +87,7 @@ def _claims(connection: Connection, names: list[str], but_of: int | None) -> lis
             select(
                 TASK_INSTANCE.c.pool,
                 TASK_INSTANCE.c.executor_pk,
-                func.sum(func.coalesce(TASK_INSTANCE.c.pool_slots, 1)).label("slots"),
+                total(func.coalesce(TASK_INSTANCE.c.pool_slots, 1)).label("slots"),
             )
             # A literal: SQLite does not see that a bound value fits the condition of the partial index.
             .where(TASK_INSTANCE.c.pool.in_(some), TASK_INSTANCE.c.state == literal_column("'running'"), *conditions)

@@ -17,11 +17,9 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     BigInteger,
     Connection,
-    LargeBinary,
     Table,
     and_,
     bindparam,
-    cast,
     delete,
     func,
     or_,
@@ -32,9 +30,10 @@ from sqlalchemy import (
 
 from liteflow.states import EndReason, RunState
 from liteflow.storage.engine import DRIVER, Database
+from liteflow.storage.functions import ByteLength, total
 from liteflow.storage.history import OWNER_COLUMNS, Owner
 from liteflow.storage.statements import Prepared, in_groups
-from liteflow.storage.tables import DAG, DAG_RUN, EXECUTOR, LOG_RECORD, TASK_INSTANCE, TASK_TRY, XCOM
+from liteflow.storage.tables import DAG, DAG_RUN, EXECUTOR, LOG_RECORD, TASK_INSTANCE, TASK_TRY, XCOM, metadata
 
 SLICE_S = 0.02
 """How long a transaction deletes; what it has begun then is a statement of a few milliseconds."""
@@ -163,7 +162,7 @@ def amount_of(connection: Connection, run_pks: Sequence[int]) -> Amount:
         mine = ti.run_pk.in_(some)
         instances += connection.scalar(select(func.count()).where(mine)) or 0
         count, length = connection.execute(
-            select(func.count(), func.coalesce(func.sum(func.length(cast(LOG_RECORD.c.message, LargeBinary))), 0))
+            select(func.count(), func.coalesce(total(ByteLength(LOG_RECORD.c.message)), 0))
             .select_from(TASK_INSTANCE)
             .join(LOG_RECORD, LOG_RECORD.c.task_instance_pk == ti.id)
             .where(mine)
@@ -172,7 +171,7 @@ def amount_of(connection: Connection, run_pks: Sequence[int]) -> Amount:
         size += length
         size += (
             connection.scalar(
-                select(func.sum(XCOM.c.size_bytes))
+                select(total(XCOM.c.size_bytes))
                 .select_from(TASK_INSTANCE)
                 .join(XCOM, XCOM.c.task_instance_pk == ti.id)
                 .where(mine)
@@ -285,27 +284,37 @@ def forget_executors(database: Database, is_alive: Callable[[Owner], bool]) -> i
 
 
 class Space(NamedTuple):
-    """How full the database file is."""
+    """How full the database is."""
 
     page_bytes: int
     pages: int
     free_pages: int
     auto_vacuum: str
-    """`incremental`, or in files that an older liteflow made `none`."""
+    """`incremental`, or in files that an older liteflow made `none`; `server` where PostgreSQL sees to it."""
 
     @property
     def can_shrink(self) -> bool:
         """Whether free pages can be given back while others work."""
-        return self.auto_vacuum == "incremental"
+        return self.auto_vacuum in ("incremental", "server")
 
 
 def space_of(connection: Connection) -> Space:
-    """How full the file is, with what is in the WAL."""
+    """How full the file is, with what is in the WAL. Of a server's database what its tables and indexes take, of which
+    nothing counts as free: PostgreSQL keeps track of that."""
+    if connection.dialect.name != "sqlite":
+        page_bytes = int(connection.exec_driver_sql("SHOW block_size").scalar_one())
+        return Space(page_bytes, sum(server_bytes(connection).values()) // page_bytes, 0, "server")
     values = [
         int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
         for name in ("page_size", "page_count", "freelist_count", "auto_vacuum")
     ]
     return Space(values[0], values[1], values[2], _AUTO_VACUUM.get(values[3], "unknown"))
+
+
+def server_bytes(connection: Connection) -> dict[str, int]:
+    """The bytes of each of liteflow's tables in a PostgreSQL server, its indexes' with them."""
+    sizes = select(*(func.pg_total_relation_size(table.name).label(table.name) for table in metadata.sorted_tables))
+    return dict(connection.execute(sizes).mappings().one())
 
 
 _AUTO_VACUUM = {0: "none", 1: "full", 2: "incremental"}
@@ -314,8 +323,11 @@ _AUTO_VACUUM = {0: "none", 1: "full", 2: "incremental"}
 def give_back_some(database: Database, *, keep_pages: int = 0, durable: bool = False, slice_s: float = SLICE_S) -> bool:
     """Cut free pages off the file in one transaction, as many as go in that time; returns whether there are more.
 
-    The file is shorter after the next checkpoint. `keep_pages` are left for what is written next.
+    The file is shorter after the next checkpoint. `keep_pages` are left for what is written next. A server does that by
+    itself.
     """
+    if not database.is_file:
+        return False
     with database.write(durable=durable) as connection:
         deadline = time.monotonic() + slice_s
         if not space_of(connection).can_shrink:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, func, literal_column, select
+from sqlalchemy import BigInteger, Connection, and_, cast, func, literal_column, select
 
 from liteflow.authoring.trigger_rules import TriggerRule
 from liteflow.scheduling.skips import DECISION_KEY
@@ -182,7 +182,7 @@ def instance_groups(
     place = func.row_number().over(
         partition_by=(column.task_id, column.state), order_by=(column.instances.desc(), column.map_index)
     )
-    whole = func.sum(column.instances).over(partition_by=(column.task_id, column.state))
+    whole = cast(func.sum(column.instances).over(partition_by=(column.task_id, column.state)), BigInteger)
     ranked = select(grouped, place.label("place"), whole.label("whole")).subquery()
     rows = connection.execute(
         select(ranked).where(ranked.c.place <= MOST_KINDS).order_by(ranked.c.task_id, ranked.c.state, ranked.c.place)
@@ -322,7 +322,7 @@ def pool_states(
             .join(EXECUTOR, EXECUTOR.c.id == ti.executor_pk)
             # A literal: SQLite does not see that a bound value fits the condition of the partial index.
             .where(ti.pool == pool, ti.state == literal_column("'running'"))
-            .order_by(ti.started_at)
+            .order_by(ti.started_at.nulls_first())
             .limit(MOST_HOLDERS)
         )
         holders = []

@@ -9,12 +9,13 @@ from contextlib import closing
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import Connection, LargeBinary, cast, func, select
+from sqlalchemy import Connection, func, select
 
 from liteflow.errors import StorageError
 from liteflow.storage.checkpoints import checkpoint
 from liteflow.storage.engine import BUSY_TIMEOUT_MS, Database, refuse_network, storage_error
-from liteflow.storage.pruning import Space, space_of
+from liteflow.storage.functions import ByteLength, total
+from liteflow.storage.pruning import Space, server_bytes, space_of
 from liteflow.storage.tables import DAG, DAG_RUN, LOG_RECORD, TASK_INSTANCE, XCOM, metadata
 from liteflow.storage.untrusted import checked
 
@@ -56,6 +57,7 @@ class DatabaseSize(NamedTuple):
 
     space: Space
     file_bytes: int
+    """Of a server's database, what its tables and indexes take."""
     wal_bytes: int
     is_measured: bool
     """Whether the bytes of tables are those of their pages; else they are the lengths of what is in their rows."""
@@ -75,10 +77,11 @@ def sizes_of(connection: Connection, path: str) -> DatabaseSize:
         rows = connection.scalar(select(func.count()).select_from(table)) or 0
         size = pages.get(table.name, 0) if pages is not None else _lengths(connection, table.name)
         tables.append(TableSize(table.name, rows, size))
+    is_file = connection.dialect.name == "sqlite"
     return DatabaseSize(
         space_of(connection),
-        file_bytes(path),
-        file_bytes(f"{path}-wal"),
+        file_bytes(path) if is_file else sum(one.bytes for one in tables),
+        file_bytes(f"{path}-wal") if is_file else 0,
         pages is not None,
         sorted(tables, key=lambda one: (-one.bytes, one.table)),
         sorted(_by_dag(connection), key=lambda one: (-one.log_bytes - one.xcom_bytes, one.dag_id)),
@@ -97,6 +100,8 @@ def file_bytes(path: str) -> int:
 
 def _bytes_by_table(connection: Connection) -> dict[str, int] | None:
     """The bytes of each table's pages, its indexes' with them; None where this SQLite has no table of pages."""
+    if connection.dialect.name != "sqlite":
+        return server_bytes(connection)
     driver = connection.connection.driver_connection
     assert driver is not None
     try:
@@ -125,25 +130,25 @@ def _by_dag(connection: Connection) -> list[DagSize]:
     sums: dict[int, list[int]] = {dag_pk: [0] * 7 for dag_pk in connection.scalars(select(DAG.c.id))}
     for dag_pk in owner.values():
         sums[dag_pk][0] += 1
-    instances = select(ti.run_pk, func.count(), func.sum(ti.try_number)).group_by(ti.run_pk)
-    length = func.length(cast(LOG_RECORD.c.message, LargeBinary))
+    instances = select(ti.run_pk, func.count(), total(ti.try_number)).group_by(ti.run_pk)
+    length = ByteLength(LOG_RECORD.c.message)
     lines = (
-        select(ti.run_pk, func.count(), func.sum(length))
+        select(ti.run_pk, func.count(), total(length))
         .select_from(LOG_RECORD)
         .join(TASK_INSTANCE, ti.id == LOG_RECORD.c.task_instance_pk)
         .group_by(ti.run_pk)
     )
     values = (
-        select(ti.run_pk, func.count(), func.sum(XCOM.c.size_bytes))
+        select(ti.run_pk, func.count(), total(XCOM.c.size_bytes))
         .select_from(XCOM)
         .join(TASK_INSTANCE, ti.id == XCOM.c.task_instance_pk)
         .group_by(ti.run_pk)
     )
     for first, statement in ((1, instances), (3, lines), (5, values)):
-        for run_pk, count, total in connection.execute(statement).all():
+        for run_pk, count, amount in connection.execute(statement).all():
             found = sums[owner[run_pk]]
             found[first] += count
-            found[first + 1] += total or 0
+            found[first + 1] += amount or 0
     return [
         checked(DagSize(row.dag_id, *sums[row.id])) for row in connection.execute(select(DAG.c.id, DAG.c.dag_id)).all()
     ]
@@ -174,6 +179,11 @@ def vacuum(database: Database) -> None:
     Raises StorageError when that is not there, or another process writes all the time.
     """
     path = database.path
+    if not database.is_file:
+        raise StorageError(
+            f"{path}: the server makes room by itself (autovacuum); to write the tables anew, use its VACUUM FULL",
+            path=path,
+        )
     refuse_network(path)
     needed = 2 * (file_bytes(path) + file_bytes(f"{path}-wal"))
     free = shutil.disk_usage(os.path.dirname(path) or ".").free

@@ -32,6 +32,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.types import TypeEngine
 
 from liteflow.states import EndReason, RunState, TaskInstanceState
 
@@ -70,10 +71,13 @@ E = TypeVar("E", bound=StrEnum)
 
 
 class EnumText(TypeDecorator[E]):
-    """A `StrEnum`, stored as its value."""
+    """A `StrEnum`, stored as its value; compared byte by byte, as SQLite compares all text."""
 
     impl = String
     cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(String(collation="C" if dialect.name == "postgresql" else None))
 
     def __init__(self, enum: type[E]) -> None:
         super().__init__()

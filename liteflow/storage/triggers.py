@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, delete, select
 
 from liteflow.states import EndReason, TaskInstanceState
+from liteflow.storage.functions import begins_with
 from liteflow.storage.recording import store_xcoms, text_for_database
 from liteflow.storage.statements import in_groups
 from liteflow.storage.tables import DAG, DAG_RUN, TASK_INSTANCE, TASK_TRY, XCOM, to_microseconds
@@ -104,7 +105,7 @@ def states_in(
     ti = TASK_INSTANCE.c
     base = select(ti.task_id, ti.map_index, ti.state).where(ti.run_pk == run_pk, ti.state != TaskInstanceState.REMOVED)
     if group_id is not None:
-        base = base.where(ti.task_id.startswith(text_for_database(f"{group_id}."), autoescape=True))
+        base = base.where(begins_with(ti.task_id, text_for_database(f"{group_id}.")))
     if task_ids is None:
         parts = [base]
     else:

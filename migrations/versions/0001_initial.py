@@ -12,6 +12,7 @@ branch_labels = None
 depends_on = None
 
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+WORD = sa.String().with_variant(sa.String(collation="C"), "postgresql")
 ID = sa.String(length=250).with_variant(sa.Text(collation="C"), "postgresql")
 
 
@@ -56,8 +57,8 @@ def upgrade() -> None:
         sa.Column("id", KEY, nullable=False),
         sa.Column("dag_pk", KEY, nullable=False),
         sa.Column("run_id", ID, nullable=False),
-        sa.Column("state", sa.String(), nullable=False),
-        sa.Column("end_reason", sa.String(), nullable=True),
+        sa.Column("state", WORD, nullable=False),
+        sa.Column("end_reason", WORD, nullable=True),
         sa.Column("logical_date", sa.BigInteger(), nullable=False),
         sa.Column("params", sa.Text(), nullable=False),
         sa.Column("structure_digest", sa.String(length=64), nullable=False),
@@ -96,8 +97,8 @@ def upgrade() -> None:
         sa.Column("map_index", sa.Integer(), nullable=False),
         sa.Column("upstream", sa.Text(), nullable=False),
         sa.Column("trigger_rule", sa.String(length=40), nullable=False),
-        sa.Column("state", sa.String(), nullable=False),
-        sa.Column("end_reason", sa.String(), nullable=True),
+        sa.Column("state", WORD, nullable=False),
+        sa.Column("end_reason", WORD, nullable=True),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("try_number", sa.Integer(), nullable=False),
         sa.Column("crashes", sa.Integer(), nullable=False),
@@ -151,8 +152,8 @@ def upgrade() -> None:
         sa.Column("task_instance_pk", KEY, nullable=False),
         sa.Column("try_number", sa.Integer(), nullable=False),
         sa.Column("generation", sa.Integer(), nullable=False),
-        sa.Column("state", sa.String(), nullable=False),
-        sa.Column("end_reason", sa.String(), nullable=True),
+        sa.Column("state", WORD, nullable=False),
+        sa.Column("end_reason", WORD, nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("started_at", sa.BigInteger(), nullable=True),
         sa.Column("ended_at", sa.BigInteger(), nullable=True),

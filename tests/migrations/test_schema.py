@@ -110,9 +110,9 @@ def test_alembic_sees_no_difference_between_models_and_migrations(db: str) -> No
     from alembic import command
 
     schema.upgrade(db)
-    from liteflow.storage.engine import Database
+    from liteflow.storage.engine import connect
 
-    database = Database(db)
+    database = connect(db)
     config = schema.alembic_config()
     with database.engine.connect() as connection:
         config.attributes["connection"] = connection

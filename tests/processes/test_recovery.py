@@ -47,11 +47,11 @@ def sound(db: str) -> Iterator[None]:
     """Whatever a test did, what is recorded makes sense."""
     # Here, since slots import this file for its tasks, and need no SQLAlchemy for them.
     from liteflow.storage.checking import invariants
-    from liteflow.storage.engine import Database
+    from liteflow.storage.engine import connect
 
     yield
     if os.path.exists(db):
-        with Database(db, pooled=False).read() as session:
+        with connect(db, pooled=False).read() as session:
             assert invariants(session) == []
 
 
