@@ -62,6 +62,11 @@ class RunHandle:
         """Whether it is this service that drives the run: not when the run was there already."""
         return self._run is not None
 
+    @property
+    def cannot_go_on(self) -> bool:
+        """Whether the service that drove it has given it up: `wait` raises why."""
+        return self._run is not None and self._run.error is not None
+
     def over(self) -> bool:
         """Whether the run is over, or this process cannot go on with it."""
         self._service._refuse_in_child()

@@ -1,7 +1,8 @@
 """The lease of one executor service on a database that several machines share: renewed, and given up in time.
 
-One thread renews it. Another one looks at nothing but the clock: a service that could not renew its lease for LOST_S
-kills what it runs before anybody else can think it dead, and begins nothing more, whatever its other threads wait for.
+One thread renews it, and has the server end what is left there of services that did not renew theirs. Another one looks
+at nothing but the clock: a service that could not renew its lease for LOST_S kills what it runs before anybody else can
+think it dead, and begins nothing more, whatever its other threads wait for.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ class LeaseKeeper:
         lost: Callable[[LeaseLostError], None],
         *,
         began_at: float,
-        renew_s: float = RENEW_S,
-        lost_s: float = LOST_S,
-        lease_s: float = leases.LEASE_S,
+        renew_s: float,
+        lost_s: float,
+        lease_s: float,
     ) -> None:
         self._database = database
         self._executor_pk = executor_pk
@@ -83,6 +84,7 @@ class LeaseKeeper:
             try:
                 with self._database.engine.begin() as connection:
                     is_held = leases.renew(connection, self._executor_pk, self._lease_s)
+                    leases.end_connections_of_dead(connection)
             except Exception as error:  # whatever it is: the guard sees to it that it is not for long
                 self._trouble = " ".join(str(error).split("\n", 1)[0].split())
                 wait_s = min(RETRY_S, self._renew_s)

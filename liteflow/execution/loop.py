@@ -182,6 +182,7 @@ class Loop:
         """Have it give up, with what runs killed at once, whatever it is doing."""
         self.lost = error
         self._engine.kill()
+        self._database.abandon(error)
         self._engine.wake()
 
     def cancel(self, run: ActiveRun) -> None:

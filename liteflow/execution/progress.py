@@ -162,8 +162,8 @@ class _Base:
         from liteflow.storage.summaries import task_summaries
 
         # Read, not taken from the dag: the run goes on already, and may have expanded some of it.
-        with run.history.database.read() as connection:
-            self.tally = Tally({summary.task_id: summary.size for summary in task_summaries(connection, run.pk)})
+        summaries = run.history.database.look(lambda connection: task_summaries(connection, run.pk))
+        self.tally = Tally({summary.task_id: summary.size for summary in summaries})
         self._show_hint = f"liteflow show {run.dag_id}/{run.run_id}{db_hint(run.history.database.path)}"
         count = f"{len(dag.tasks)} task{'' if len(dag.tasks) == 1 else 's'}"
         self._line(f"run {run.run_id} of dag {run.dag_id}: {count}, in {run.history.database.path}")
@@ -201,9 +201,12 @@ class _Base:
         took = seconds_text(time.monotonic() - self.started_at)
         if not run.state.is_terminal:
             return
-        with run.history.database.read() as connection:
-            summaries = task_summaries(connection, run.pk)
-            first = listed_instances(connection, run.pk, most=0, most_failed=1)
+        summaries, first = run.history.database.look(
+            lambda connection: (
+                task_summaries(connection, run.pk),
+                listed_instances(connection, run.pk, most=0, most_failed=1),
+            )
+        )
         failed = [summary for summary in summaries if summary.task_id in first]
         counts: Counter[TaskInstanceState] = Counter()
         for summary in summaries:

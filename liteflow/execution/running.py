@@ -251,4 +251,5 @@ def _show(display: Display, dag: Dag, handle: RunHandle, events: queue.Queue[Run
                 display.tick()
         while not events.empty():
             display.take(events.get())
-        display.finish(handle)
+        if not handle.cannot_go_on:  # else why is told by the error, and what it would show may be out of reach
+            display.finish(handle)

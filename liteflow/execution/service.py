@@ -189,13 +189,14 @@ class ExecutorService:
         stop_at_exit(self)
 
     def _open(self) -> None:
-        from liteflow.execution.leasing import LeaseKeeper, steady_s
+        from liteflow.execution import leasing
         from liteflow.execution.liveness import OwnLock
         from liteflow.execution.loop import Loop
         from liteflow.execution.places import lock_directory, make_place
         from liteflow.execution.pools import PoolGuard
         from liteflow.execution.recovery import Recoverer
         from liteflow.execution.triggering import Triggering
+        from liteflow.storage import leases
         from liteflow.storage.engine import connect
         from liteflow.storage.history import History
         from liteflow.storage.schema import open_database
@@ -204,6 +205,7 @@ class ExecutorService:
         self._database.remember_file()
         self._history = History(connect(self._database.url, pooled=False))  # outlives the service, in its runs
         token = secrets.token_hex(8)
+        self._database.call_connections(token)
         place = None if self._database.is_file else make_place(self._database.path)
         try:
             self._lock = OwnLock(self._database.path, token)
@@ -216,7 +218,7 @@ class ExecutorService:
             ) from error
         assert self._engine is not None
         self._engine.hold_locks(str(lock_directory(self._database.path)), token)
-        began_at = steady_s()
+        began_at = leasing.steady_s()
         self._executor_pk = self._database.attempt(lambda connection: self._record_itself(connection, token, place))
         self._pools = PoolGuard(self._database)
         self._recoverer = Recoverer(self._database, self._executor_pk)
@@ -228,8 +230,14 @@ class ExecutorService:
             self._engine, self._database, self._executor_pk, self._pools, recover, triggering=self._triggering
         )
         if place is not None:
-            self._keeper = LeaseKeeper(
-                connect(self._database.url, pooled=False), self._executor_pk, self._loop.lose, began_at=began_at
+            self._keeper = leasing.LeaseKeeper(
+                connect(self._database.url, pooled=False),
+                self._executor_pk,
+                self._loop.lose,
+                began_at=began_at,
+                renew_s=leasing.RENEW_S,
+                lost_s=leasing.LOST_S,
+                lease_s=leases.LEASE_S,
             )
             self._keeper.start()
 
@@ -241,7 +249,7 @@ class ExecutorService:
         started_at = start_time_of(os.getpid())
         pk = recording.record_executor(connection, token, socket.gethostname(), started_at, clock_us())
         if place is not None:
-            leases.begin(connection, pk, place)
+            leases.begin(connection, pk, place, leases.LEASE_S)
         for name, slots in self._wanted_pools.items():
             pools.set_pool(connection, name, slots)
         return pk

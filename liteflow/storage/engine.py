@@ -326,6 +326,12 @@ class Database:
                 path=self.path,
             )
 
+    def call_connections(self, token: str) -> None:
+        """Have a server know of which executor service the connections are. A file knows nothing of them."""
+
+    def abandon(self, error: StorageError) -> None:
+        """Wait for a server no longer. A file is there or is not."""
+
     def data_version(self) -> int:
         """A number that changes when another connection, of this or another process, has committed."""
         with gate:

@@ -441,8 +441,8 @@ class History:
 
     def run(self, pk: int) -> DagRun:
         """The run of that key. Raises NotFoundError when it was deleted."""
-        with self.read() as connection:
-            found = self._select_runs(connection, DAG_RUN.c.id == pk)
+        with refusing_strange_values(self.database.path):
+            found = self.database.look(lambda connection: self._select_runs(connection, DAG_RUN.c.id == pk))
         if not found:
             raise NotFoundError(f"{self.database.path}: the run is not there any more", identifier=str(pk))
         return found[0]
@@ -577,14 +577,18 @@ class History:
 
     def cancel(self, pk: int) -> RunState:
         """Ask for a run's end; returns the state that it has now."""
-        with self.database.write(durable=True) as connection:
-            return request_cancel(connection, pk, time.time_ns() // 1000)
+        return self.database.attempt(
+            lambda connection: request_cancel(connection, pk, time.time_ns() // 1000), durable=True
+        )
 
     def cancel_task(self, run: DagRun, task_id: str, map_index: int | None = None) -> int:
         """See `DagRun.cancel_task`."""
-        with self.database.write(durable=True) as connection:
+
+        def request(connection: Connection) -> int:
             conditions_of_instances(connection, run, task_id, map_index)
             return request_cancel_of_task(connection, run.pk, task_id, map_index, time.time_ns() // 1000)
+
+        return self.database.attempt(request, durable=True)
 
     def end_interrupted(self, run: DagRun) -> bool:
         """End a run as cancelled whose owner is gone; False when somebody has taken it up.

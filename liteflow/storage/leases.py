@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Connection, and_, or_, select, update
+from sqlalchemy import BigInteger, Connection, and_, or_, select, text, update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -41,14 +41,14 @@ def _elsewhere(_element: Any, _compiler: Any, **_options: Any) -> str:
     return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS BIGINT)"
 
 
-def begin(connection: Connection, executor_pk: int, place: str, seconds: float = LEASE_S) -> None:
+def begin(connection: Connection, executor_pk: int, place: str, seconds: float) -> None:
     """Give an executor service its lease; `place` names the directory of its lock file."""
     connection.execute(
         update(EXECUTOR).where(EXECUTOR.c.id == executor_pk).values(place=place, lease_until=_in(seconds))
     )
 
 
-def renew(connection: Connection, executor_pk: int, seconds: float = LEASE_S) -> bool:
+def renew(connection: Connection, executor_pk: int, seconds: float) -> bool:
     """Let a lease hold for so long from now on; False when it is over."""
     result = connection.execute(
         update(EXECUTOR).where(EXECUTOR.c.id == executor_pk, _holds()).values(lease_until=_in(seconds))
@@ -91,6 +91,24 @@ def end(connection: Connection, owner: Owner, now: int, *, is_dead: bool) -> boo
         return False
     connection.execute(update(EXECUTOR).where(EXECUTOR.c.id == owner.pk).values(ended_at=now))
     return True
+
+
+def end_connections_of_dead(connection: Connection) -> int:
+    """Have the server end the connections of executor services whose lease is over; returns how many it ended.
+
+    One that was cut off may hold locks, for which all others wait.
+    """
+    if connection.dialect.name != "postgresql":
+        return 0
+    return len(connection.execute(_END_CONNECTIONS).all())
+
+
+_END_CONNECTIONS = text(
+    "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a "
+    "JOIN liteflow_executor e ON a.application_name = 'liteflow ' || e.token "
+    "WHERE a.datname = current_database() AND a.usename = current_user "
+    "AND e.ended_at IS NULL AND e.lease_until < CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
+)
 
 
 def left_us() -> Any:

@@ -40,7 +40,13 @@ RECONNECT_S = 30.0
 SETTLE_S = 30.0
 """How long a scope asks what became of its commit."""
 
+APPLICATION = "liteflow"
+"""With the token of an executor service behind it what the server calls that one's connections."""
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
+
+LOCK_TIMEOUT_S = 2 * BUSY_TIMEOUT_MS // 1000
+"""How long a scope waits for another writer: longer than a service that was cut off can hold its locks."""
 
 IDLE_IN_TRANSACTION_S = 10
 """When the server ends a transaction in which nothing is done, so that a machine that was cut off holds up nobody."""
@@ -52,7 +58,6 @@ _PARAMETERS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
     "client_encoding": "utf8",
-    "application_name": "liteflow",
 }
 """What libpq is told, where the URL says nothing else."""
 
@@ -62,7 +67,7 @@ _SETTINGS = {
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10000",
-    "lock_timeout": f"{BUSY_TIMEOUT_MS}",
+    "lock_timeout": f"{LOCK_TIMEOUT_S * 1000}",
     "statement_timeout": "0",
     "default_transaction_isolation": "'read committed'",
     "standard_conforming_strings": "on",
@@ -92,7 +97,8 @@ class _Lease:
         self.connection.info[DRIVER] = self.driver
         self.generation = database.idle.generation
         try:
-            schema, encoding, self.life = _last_row(self.driver.execute(_ON_CONNECT, prepare=False))
+            name = f"SET application_name = '{database.application_name}'; "
+            schema, encoding, self.life = _last_row(self.driver.execute(name + _ON_CONNECT, prepare=False))
         except BaseException:
             self.close()
             raise
@@ -198,7 +204,10 @@ class PostgresDatabase(Database):
             connect_args={"autocommit": True, **told},
         )
         self.idle = _Idle(pooled)
+        self.application_name = APPLICATION
+        """What the server calls its connections: letters, digits and blanks."""
         self._was_there = False
+        self._abandoned: StorageError | None = None
         self._versions = itertools.count()
         weakref.finalize(self, self.idle.close)
 
@@ -242,6 +251,19 @@ class PostgresDatabase(Database):
             if lease is not None:  # also after any error: nobody knows what is open in it
                 lease.close()
 
+    def call_connections(self, token: str) -> None:
+        """Have the server know, from now on, of which executor service the connections are."""
+        self.application_name = f"{APPLICATION} {token}"
+        self.idle.close()
+
+    def abandon(self, error: StorageError) -> None:
+        """Begin no scope any more, and wait for the server no longer: whoever does gets this error. From any thread."""
+        self._abandoned = error
+
+    def _refuse_abandoned(self) -> None:
+        if self._abandoned is not None:
+            raise self._abandoned
+
     def _begin(self, statement: str) -> tuple[_Lease, Any]:
         """A connection in which a transaction has begun, and what its beginning found.
 
@@ -251,6 +273,7 @@ class PostgresDatabase(Database):
         deadline = time.monotonic() + RECONNECT_S
         pauses = _pauses()
         while True:
+            self._refuse_abandoned()
             lease = self.idle.take()
             is_old = lease is not None
             try:
@@ -279,6 +302,7 @@ class PostgresDatabase(Database):
         """
         pauses = _pauses()
         while True:
+            self._refuse_abandoned()
             try:
                 found = self._became(transaction)
             except (exc.DBAPIError, psycopg.Error) as error:
@@ -413,7 +437,7 @@ def postgres_error(path: str, error: BaseException, *, is_broken: bool = False) 
     cure = next((cure for beginning, cure in _CURES.items() if code.startswith(beginning)), "")
     if is_broken or code in _PASSING:
         return ConnectionLostError(f"{path}: {told} ({cure or _UNREACHABLE})", path=path, sqlstate=code)
-    cure = cure.format(seconds=BUSY_TIMEOUT_MS / 1000) or f"SQLSTATE {code}" if code else "see the line"
+    cure = cure.format(seconds=LOCK_TIMEOUT_S) or f"SQLSTATE {code}" if code else "see the line"
     return StorageError(f"{path}: {told} ({cure})", path=path, sqlstate=code)
 
 

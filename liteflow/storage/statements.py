@@ -91,7 +91,11 @@ class Prepared:
         text_of, arrange = self._ready_for_psycopg
         with driver.cursor() as cursor:
             cursor.executemany(text_of, rows if arrange is None else map(arrange, rows))
-            return max(int(cursor.rowcount), 0)  # -1 for no rows at all
+            count = max(int(cursor.rowcount), 0)  # -1 for no rows at all
+            # The driver's last word to the server is "flush", after which PostgreSQL (15) does not count how long
+            # nothing is done in a transaction: one whose client is cut off now would keep its locks.
+            cursor.execute("SELECT", prepare=False)
+        return count
 
     def fetch(self, connection: Connection, *values: Any) -> list[Any]:
         """Execute it once; returns the rows that it found."""

@@ -59,7 +59,7 @@ def test_a_lease_that_was_read_long_ago_does_not_look_alive_for_ever(database: D
 def test_a_lease_that_is_over_cannot_be_renewed(database: Database) -> None:
     pk = service(database, seconds=-1.0)
     with database.write() as connection:
-        assert not leases.renew(connection, pk)
+        assert not leases.renew(connection, pk, 60.0)
         with pytest.raises(LeaseLostError, match="is over"):
             leases.refuse_lost(connection, pk, database.path)
 
@@ -87,7 +87,7 @@ def test_a_service_whose_lock_is_seen_to_be_free_loses_its_lease_at_once(databas
     with database.write() as connection:
         assert leases.end(connection, owner, 5, is_dead=True)
         assert not leases.holds(connection, pk)
-        assert not leases.renew(connection, pk), "also if it comes back"
+        assert not leases.renew(connection, pk, 60.0), "also if it comes back"
         assert leases.end(connection, owner, 5, is_dead=False), "that has been noted"
 
 
@@ -145,7 +145,7 @@ class Told:
 def test_a_keeper_renews_its_lease(database: Database) -> None:
     pk = service(database, seconds=20.0)
     told = Told()
-    keeper = LeaseKeeper(database, pk, told, began_at=steady_s(), renew_s=0.01, lease_s=900.0)
+    keeper = LeaseKeeper(database, pk, told, began_at=steady_s(), renew_s=0.01, lost_s=45.0, lease_s=900.0)
     keeper.start()
     try:
         wait = threading.Event()
@@ -166,7 +166,7 @@ def test_a_keeper_that_cannot_reach_the_database_gives_up_in_time(database: Data
     with database.write() as connection:
         connection.exec_driver_sql("ALTER TABLE liteflow_executor RENAME TO gone")
     told = Told()
-    keeper = LeaseKeeper(database, pk, told, began_at=steady_s(), renew_s=0.01, lost_s=0.2)
+    keeper = LeaseKeeper(database, pk, told, began_at=steady_s(), renew_s=0.01, lost_s=0.2, lease_s=60.0)
     keeper.start()
     assert told.event.wait(30)
     assert "could not be renewed for 0.2 s" in str(told.error)
@@ -178,6 +178,6 @@ def test_a_keeper_sees_that_its_runs_were_taken_over(database: Database) -> None
     with database.write() as connection:
         assert leases.end(connection, owner_of(database, pk), 5, is_dead=True)
     told = Told()
-    LeaseKeeper(database, pk, told, began_at=steady_s(), renew_s=0.01).start()
+    LeaseKeeper(database, pk, told, began_at=steady_s(), renew_s=0.01, lost_s=45.0, lease_s=60.0).start()
     assert told.event.wait(30)
     assert "took its runs over" in str(told.error)
