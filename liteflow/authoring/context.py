@@ -66,6 +66,8 @@ def _plain_date(moment: datetime) -> datetime:
 
 
 _date_type: Callable[[datetime], datetime] = _plain_date
+_own_date_type: ContextVar[Callable[[datetime], datetime] | None] = ContextVar("liteflow_date_type", default=None)
+"""What goes before it in the context of a task."""
 
 
 def set_date_type(convert: Callable[[datetime], datetime] | None) -> None:
@@ -75,11 +77,17 @@ def set_date_type(convert: Callable[[datetime], datetime] | None) -> None:
     """
     global _date_type
     _date_type = convert or _plain_date
+    _own_date_type.set(None)
+
+
+def use_date_type(convert: Callable[[datetime], datetime]) -> None:
+    """The same from now on in this context alone: tasks of other dags may run beside this one."""
+    _own_date_type.set(convert)
 
 
 def make_date(moment: datetime) -> datetime:
     """The date as tasks are to see it; see `set_date_type`."""
-    return _date_type(moment)
+    return (_own_date_type.get() or _date_type)(moment)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -413,6 +421,10 @@ def _constants(code: CodeType) -> frozenset[str]:
 
 
 _current: ContextVar[Callable[[], Context]] = ContextVar("liteflow_context")
+
+command_output: ContextVar[Callable[[bytes], None] | None] = ContextVar("liteflow_command_output", default=None)
+"""What takes the output of a command that a task runs, where descriptor 1 is not the task's: it runs in a thread of its
+host."""
 
 
 def get_current_context() -> Context:

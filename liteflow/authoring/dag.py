@@ -489,7 +489,7 @@ class Dag:
         logical_date: datetime | None = None,
         alone: bool = False,
         max_workers: int | None = None,
-        executor: Executor | None = None,
+        executor: Executor | str | None = None,
         dags: Iterable[Dag] = (),
         progress: bool | None = None,
     ) -> DagRun:
@@ -500,7 +500,8 @@ class Dag:
         process is waited for, and other params, another logical date or another structure raise RunConflictError.
         `logical_date` (aware; default now) is the date that the run is for. `alone`: raise RunActiveError instead of
         beginning a new run while another run of the dag goes on, in whatever process. `max_workers` is the number of
-        slots, default the usable CPUs. `executor`, any `concurrent.futures.Executor`, takes the place of the slots.
+        slots, default the usable CPUs. `executor` takes the place of the slots: any `concurrent.futures.Executor`,
+        `"threads"`, or `"dask://HOST:PORT"`; `"processes"` are the slots.
         `dags`: others of which tasks may begin runs (`TriggerDagRunOperator`), in this database; it returns when these
         are over too.
         `progress`: None shows a live display if standard error is a terminal and plain lines if not; False shows
@@ -533,7 +534,7 @@ class Dag:
         logical_date: datetime | None = None,
         alone: bool = False,
         max_workers: int | None = None,
-        executor: Executor | None = None,
+        executor: Executor | str | None = None,
         dags: Iterable[Dag] = (),
     ) -> DagRun:
         """As `run`, in a coroutine: the event loop goes on meanwhile, and nothing is shown.
@@ -598,7 +599,7 @@ class Dag:
         accept_changes: bool = False,
         force: bool = False,
         max_workers: int | None = None,
-        executor: Executor | None = None,
+        executor: Executor | str | None = None,
         dags: Iterable[Dag] = (),
         progress: bool | None = None,
     ) -> DagRun:
@@ -639,7 +640,7 @@ class Dag:
         params: Mapping[str, Any] | None = None,
         run_id: str | None = None,
         max_workers: int | None = None,
-        executor: Executor | None = None,
+        executor: Executor | str | None = None,
         dags: Iterable[Dag] = (),
         progress: bool | None = None,
     ) -> DagRun:

@@ -32,6 +32,7 @@ _loading = threading.local()
 _digests: dict[str, str] = {}
 _importable: dict[tuple[str, str], bool] = {}
 _load_lock = threading.RLock()
+_stretches_lock = threading.RLock()
 _stretches: list[None] = []
 """One for each stretch of any thread in which Airflow's modules may be found."""
 airflow_files: dict[str, dict[str, int]] = {}
@@ -286,19 +287,21 @@ def has_airflow_compat() -> bool:
 @contextmanager
 def airflow_names() -> Iterator[None]:
     """A stretch in which this thread's `import airflow` finds liteflow's own modules; in a worker it never ends."""
-    if _airflow_finder not in sys.meta_path:
-        sys.meta_path.insert(0, _airflow_finder)
     before = getattr(_loading, "airflow", 0)
     _loading.airflow = before + 1
-    _stretches.append(None)
+    with _stretches_lock:  # tasks in threads come and go
+        if _airflow_finder not in sys.meta_path:
+            sys.meta_path.insert(0, _airflow_finder)
+        _stretches.append(None)
     try:
         yield
     finally:
         _loading.airflow = before
-        _stretches.pop()
-        hook = sys.modules.get("liteflow.airflow.hook")
-        if hook is not None and not _stretches and not _in_worker:
-            hook.forget()
+        with _stretches_lock:
+            _stretches.pop()
+            hook = sys.modules.get("liteflow.airflow.hook")
+            if hook is not None and not _stretches and not _in_worker:
+                hook.forget()
 
 
 def refuse_while_loading(what: str) -> None:

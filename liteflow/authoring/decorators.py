@@ -47,7 +47,8 @@ class TaskDecorator(KindDecorator):
     `on_failure_callback`, `on_retry_callback`, `on_skipped_callback`, `pre_execute` (called with the context before the
     task; its error fails the try), `post_execute` (with the context and the result), `params` (laid over those of the
     dag, in this task), `templates_dict`, `templates_exts` (ends of texts that name template files, such as `[".sql"]`),
-    `doc_md`. Options of Airflow that mean nothing here (owner, email, queue, ...) are accepted.
+    `doc_md`, `executor` (`processes` or `threads`: what runs it, whatever runs the rest; threads are for tasks that
+    wait). Options of Airflow that mean nothing here (owner, email, queue, ...) are accepted.
     """
 
     def __init__(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from liteflow.authoring.dagfile import airflow_files
 from liteflow.authoring.ids import check_name, did_you_mean
 from liteflow.authoring.params import Param, declare_params
 from liteflow.authoring.places import Place
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from liteflow.authoring.retry_policy import RetryPolicy
 
 Check = Callable[[str, Any, Place], Any]
+
+PROCESSES, THREADS = "processes", "threads"
+"""The names of executors that a task may have: slots, and threads of the service's process."""
 
 DEFAULT_KILL_GRACE_S = 5.0
 DEFAULT_LOG_CAP_BYTES = 10 * 1024 * 1024
@@ -77,6 +81,8 @@ class TaskOptions(NamedTuple):
     """Called with the context before the task is; its error fails the try."""
     post_execute: Callable[..., Any] | None = None
     """Called with the context and the result; its error fails the try."""
+    executor: str | None = None
+    """What runs it: `processes` or `threads`; None for what runs the dag."""
 
 
 class SensorOptions(NamedTuple):
@@ -258,6 +264,16 @@ def _params(_option: str, value: Any, where: Place) -> dict[str, Param]:
     return declare_params(value, where)
 
 
+def _executor(option: str, value: Any, where: Place) -> str | None:
+    """In a file that is for Airflow the other names are those of Airflow's executors, and mean nothing here."""
+    if isinstance(value, str) and value in (PROCESSES, THREADS):
+        return value
+    if airflow_files:
+        airflow_files.setdefault(where.file, {})[f"executor={value!r}"] = where.line
+        return None
+    raise _fail(option, value, f'"{PROCESSES}" or "{THREADS}"', where)
+
+
 def _path(option: str, value: Any, where: Place) -> str:
     if not isinstance(value, str | os.PathLike):
         raise _fail(option, value, "a path", where)
@@ -298,6 +314,7 @@ _TASK_OPTIONS: Mapping[str, tuple[str, Check]] = {
     "params": ("params", _params),
     "pre_execute": ("pre_execute", _function),
     "post_execute": ("post_execute", _function),
+    "executor": ("executor", _executor),
 }
 
 TASK_OPTION_NAMES = frozenset(_TASK_OPTIONS)
@@ -348,7 +365,6 @@ INERT_TASK_OPTIONS = frozenset(
         "show_return_value_in_logs",
         "ignore_first_depends_on_past",
         "wait_for_past_depends_before_skipping",  # a task whose upstream skips it is skipped either way
-        "executor",
         "executor_config",
     ]
 )

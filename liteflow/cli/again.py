@@ -14,6 +14,7 @@ from liteflow.cli.common import (
     db_option,
     echo,
     examples,
+    executor_option,
     iso,
     json_option,
     open_history,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 @click.option("--param", "params", multiple=True, metavar="K=V", help="Another value than that run had.")
 @click.option("--run-id", metavar="ID", help="Makes it idempotent: a run of this id that is over is not run again.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Tasks at a time; default the usable CPUs.")
+@executor_option
 @click.option("--quiet", "-q", is_flag=True, help="Show nothing on stderr while it runs.")
 @db_option
 @json_option
@@ -59,6 +61,7 @@ def rerun_command(
     params: tuple[str, ...],
     run_id: str | None,
     workers: int | None,
+    executor: str | None,
     quiet: bool,
     db_path: str | None,
     as_json: bool,
@@ -76,7 +79,9 @@ def rerun_command(
         dag.db_path = db_path
     given = given_params(dag, params)
     begin = partial(dag.rerun, run_id_of(dag, from_run), only_failed=only_failed, params=given, run_id=run_id)
-    run = _unless_stopped(partial(begin, max_workers=workers, dags=others, progress=False if quiet else None))
+    run = _unless_stopped(
+        partial(begin, max_workers=workers, executor=executor, dags=others, progress=False if quiet else None)
+    )
     if as_json:
         print_json(run_document(run))
     else:
@@ -189,6 +194,7 @@ def _shown(encoding: str, data: bytes) -> str:
 @click.option("--rerun-failed", is_flag=True, help="Try runs that failed once more, as --resume does.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Tasks at a time; default the usable CPUs.")
+@executor_option
 @click.option("--quiet", "-q", is_flag=True, help="Show nothing on stderr while it runs.")
 @db_option
 @json_option
@@ -202,6 +208,7 @@ def backfill_command(
     rerun_failed: bool,
     dry_run: bool,
     workers: int | None,
+    executor: str | None,
     quiet: bool,
     db_path: str | None,
     as_json: bool,
@@ -233,6 +240,7 @@ def backfill_command(
             max_active=max_active,
             rerun_failed=rerun_failed,
             max_workers=workers,
+            executor=executor,
             dags=others,
             progress=tell,
         ),

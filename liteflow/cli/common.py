@@ -27,6 +27,12 @@ db_option = click.option(
     help="The database; default $LITEFLOW_DB, else liteflow.db.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+executor_option = click.option(
+    "--executor",
+    metavar="NAME",
+    shell_complete=completing.executors,
+    help="What runs the tasks: processes (the default), threads, or dask://HOST:PORT.",
+)
 
 MOST_LAID_OUT = 500
 """Rows of a table that is fitted to a terminal."""

@@ -64,6 +64,13 @@ def tasks(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items
     return _items(completion.task_ids(_db_path(ctx), run, incomplete)) if isinstance(run, str) else []
 
 
+def executors(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
+    """Names of executors, and how that of a cluster begins."""
+    from liteflow.authoring.options import PROCESSES, THREADS
+
+    return _items([name for name in (PROCESSES, THREADS, "dask://") if name.startswith(incomplete)])
+
+
 def pools(ctx: click.Context, _param: click.Parameter, incomplete: str) -> Items:
     """Names of pools."""
     from liteflow.storage import completion

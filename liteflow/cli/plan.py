@@ -223,6 +223,8 @@ def _traits(task: PlannedTask) -> list[str]:
         found.append(f"at most {task.max_active_tis_per_dagrun:,} at a time")
     if task.depends_on_past:
         found.append("depends on the run before")
+    if task.executor is not None:
+        found.append(f"in {task.executor}")
     return found
 
 

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from liteflow.cli import completing
-from liteflow.cli.common import db_option, echo, examples, is_interrupted, json_option, print_json, run_document
+from liteflow.cli.common import (
+    db_option,
+    echo,
+    examples,
+    executor_option,
+    is_interrupted,
+    json_option,
+    print_json,
+    run_document,
+)
 from liteflow.cli.dagfile import given_params, load_with_others, moment_of, run_id_of
 from liteflow.cli.stopping import signals_that_raise, stopped
 
@@ -63,6 +72,7 @@ ACTIVE_POLL_S = 0.2
     help="Whether `import airflow` in FILE means liteflow's own modules; default: where Airflow is not installed.",
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Tasks at a time; default the usable CPUs.")
+@executor_option
 @click.option("--quiet", "-q", is_flag=True, help="Show nothing on stderr while it runs.")
 @db_option
 @json_option
@@ -77,11 +87,13 @@ def run_command(
     if_active: str,
     airflow_compat: bool | None,
     workers: int | None,
+    executor: str | None,
     quiet: bool,
     db_path: str | None,
     as_json: bool,
 ) -> None:
-    """Run a dag of a Python file once, or go on with a run. Exit 0 if the run succeeded, 1 if it failed.
+    """Run a dag of a Python file once, or go on with a run. Exit 0 if the run succeeded, 1 if it failed, 4 if it is not
+    finished and can be resumed: its executor broke.
 
     Ctrl-C or SIGTERM stops it: nothing more is begun, what runs may go on for 5 s, the run can be resumed (exit 130 or
     143); once more kills it at once. DAG_ID is needed when the file has several dags. The database is --db, else what
@@ -113,7 +125,7 @@ def run_command(
 
     try:
         with signals_that_raise():
-            run = begin(max_workers=workers, dags=others, progress=False if quiet else None)
+            run = begin(max_workers=workers, executor=executor, dags=others, progress=False if quiet else None)
     except RunActiveError as error:
         if if_active == "skip":
             echo(f"{error}: nothing is run", err=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -94,6 +95,7 @@ def backfill(
     max_active: int = 1,
     rerun_failed: bool = False,
     max_workers: int | None = None,
+    executor: Executor | str | None = None,
     dags: Iterable[Dag] = (),
     progress: Callable[[Slot], None] | None = None,
 ) -> list[Slot]:
@@ -101,9 +103,9 @@ def backfill(
 
     Runs that are over are left as they are; with `rerun_failed` those that failed are tried once more. What was
     interrupted goes on, and what another process drives is waited for. A run that cannot be begun or gone on with
-    is `refused`, and the others go on. `dags`: others of which tasks may begin runs. `progress` is called with each
-    date when something has become of it. Ctrl-C raises KeyboardInterrupt, as for `Dag.run`; the same call again
-    then goes on.
+    is `refused`, and the others go on. `executor` is that of `Dag.run`. `dags`: others of which tasks may begin runs.
+    `progress` is called with each date when something has become of it. Ctrl-C raises KeyboardInterrupt, as for
+    `Dag.run`; the same call again then goes on.
     """
     tell = progress or (lambda _slot: None)
     planned = plan_backfill(dag, dates, rerun_failed=rerun_failed)
@@ -114,7 +116,7 @@ def backfill(
     check_request(dag, params, planned[0].run_id, dates[0])  # before anything is started or created
     with (
         StopSignals() as signals,
-        ExecutorService(dag.db_path, dags=[dag], max_workers=max_workers, recover=False) as service,
+        ExecutorService(dag.db_path, dags=[dag], max_workers=max_workers, executor=executor, recover=False) as service,
     ):
         service._offer(dags)
         signals.service = service

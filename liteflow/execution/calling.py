@@ -27,7 +27,7 @@ from liteflow.authoring.context import (
     TaskView,
     make_context,
     make_date,
-    set_date_type,
+    use_date_type,
 )
 from liteflow.authoring.decorators import Guarded
 from liteflow.authoring.mapping import (
@@ -218,7 +218,7 @@ class Try:
 
         payload, recipe = self.payload, self.recipe
         if recipe.dag_view[-1]:
-            set_date_type(as_pendulum)  # from now on: Airflow's contexts have such dates
+            use_date_type(as_pendulum)  # from now on: Airflow's contexts have such dates
         run_started = _moment(payload.run_started_us)
         context = make_context(
             DagRunFacts(payload.dag_id, payload.run_id, _moment(payload.logical_date_us), self.run_params, run_started),

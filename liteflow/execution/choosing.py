@@ -6,6 +6,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from liteflow.execution.jobs import Engine, Job, Outcome
+from liteflow.execution.mixed import Lane, MixedEngine
+from liteflow.execution.ready import OPEN
 from liteflow.execution.turn import Claim, Turn
 
 if TYPE_CHECKING:
@@ -18,12 +20,42 @@ CHUNK_S = 0.004
 CHUNK_JOBS = 64
 
 
+class _Room:
+    """What one lane can take in this turn: a vacancy takes one job whose length nobody knows, or several tiny ones."""
+
+    def __init__(self, lane: Lane, ready: int) -> None:
+        share = -(-ready // lane.engine.size())
+        self._most = min(CHUNK_JOBS, share) if lane.engine.chunks else 1
+        self._vacancies = iter(lane.vacancies())
+        self._open_next()
+
+    def _open_next(self) -> None:
+        self._vacancy = next(self._vacancies, None)
+        self._count = 0
+        self._budget = CHUNK_S
+
+    def take(self, expected_s: float | None) -> int | None:
+        """The vacancy for a job that takes so long by experience; None if there is none left."""
+        if self._count and (expected_s is None or expected_s > self._budget):
+            self._open_next()
+        vacancy = self._vacancy
+        self._count += 1
+        if expected_s is None or self._count >= self._most:
+            self._open_next()
+        else:
+            self._budget -= expected_s
+        return vacancy
+
+
 class Chooser:
     """Chooses for one engine. It belongs to the loop, which is the only one to call it."""
 
     def __init__(self, engine: Engine, pools: PoolGuard) -> None:
-        self._engine = engine
+        self._mixed = engine if isinstance(engine, MixedEngine) else None
+        self._only = Lane(0, engine)
         self._pools = pools
+        self._room: dict[int, _Room] = {}
+        """By number of the lane: where there is room left in this turn."""
         self.order: deque[ActiveRun] = deque()
         """Runs by falling priority, and those of one priority in turn: the one that was served last is at their end."""
         self.unplaced: deque[Job] = deque()
@@ -46,40 +78,63 @@ class Chooser:
         self.order.insert(place, run)
 
     def choose(self, turn: Turn) -> None:
-        """Claim as much as there is room for in the engine, and place what waits between two slots."""
-        ready = len(self.callbacks) + len(self.unplaced) + sum(len(run.ready) for run in self.order)
-        if not ready:
-            return
-        share = -(-ready // self._engine.size())
-        most = min(CHUNK_JOBS, share) if self._engine.chunks else 1
-        for vacancy in self._engine.vacancies():
-            self._fill(vacancy, most, turn)
+        """Claim as much as there is room for in the engine, and place what waits between two slots.
 
-    def _fill(self, vacancy: int, most: int, turn: Turn) -> None:
-        """Give a vacancy as much as it is good for: one job whose length nobody knows, or several tiny ones."""
-        budget = CHUNK_S
-        for count in range(most):
-            waiting = self.callbacks or self.unplaced
-            expected: float | None
-            if waiting:
-                job = waiting[0]
-                expected = None if job.callback_id is not None else self.expected(job.run, job.index)
-                if count and (expected is None or expected > budget):
-                    return
-                waiting.popleft()
-                turn.placed.append((vacancy, job))
-            else:
-                found = self._next()
-                if found is None:
-                    return
-                run, index = found
-                expected = self.expected(run, index)
-                if count and (expected is None or expected > budget):
-                    return
-                self._claim(vacancy, run, index, expected, turn)
-            if expected is None:
+        What is next goes first, wherever it runs: only when there is no room for it in its lane does what would follow
+        it there stay behind, and the others go on.
+        """
+        self._room = self._find_room()
+        while self._room:
+            job = self._waiting_job()
+            if job is not None:
+                self._place(job, turn)
+                continue
+            found = self._next()
+            if found is None:
                 return
-            budget -= expected
+            run, index = found
+            number = self._number_of(run.ready.gate_of(index).executor)
+            expected = self.expected(run, index)
+            vacancy = self._room[number].take(expected)
+            if vacancy is None:
+                del self._room[number]
+            else:
+                self._claim(vacancy, run, index, expected, turn)
+
+    def _find_room(self) -> dict[int, _Room]:
+        """The room of each lane for which something waits."""
+        ready: dict[int, int] = {}
+        for job in (*self.callbacks, *self.unplaced):
+            number = self._number_of(job.executor)
+            ready[number] = ready.get(number, 0) + 1
+        for run in self.order:
+            for executor, count in run.ready.count_by_executor().items():
+                number = self._number_of(executor)
+                ready[number] = ready.get(number, 0) + count
+        return {number: _Room(self._lane(number), count) for number, count in ready.items() if count}
+
+    def _number_of(self, executor: str | None) -> int:
+        return 0 if executor is None or self._mixed is None else self._mixed.number_of(executor)
+
+    def _lane(self, number: int) -> Lane:
+        return self._only if self._mixed is None else self._mixed.lane(number)
+
+    def _waiting_job(self) -> Job | None:
+        """A callback, or a job between two slots, for which there is a lane with room."""
+        for job in (*self.callbacks, *self.unplaced):
+            if self._number_of(job.executor) in self._room:
+                return job
+        return None
+
+    def _place(self, job: Job, turn: Turn) -> None:
+        number = self._number_of(job.executor)
+        expected = None if job.callback_id is not None else self.expected(job.run, job.index)
+        vacancy = self._room[number].take(expected)
+        if vacancy is None:
+            del self._room[number]
+            return
+        (self.unplaced if job.callback_id is None else self.callbacks).remove(job)
+        turn.placed.append((vacancy, job))
 
     def _next(self) -> tuple[ActiveRun, int] | None:
         """The task instance that is next: of the run whose turn it is, the one with the greatest weight that may go.
@@ -96,6 +151,10 @@ class Chooser:
         return None
 
     def _is_open(self, run: ActiveRun, gate: Gate) -> bool:
+        if self._number_of(gate.executor) not in self._room:
+            return False
+        if gate is OPEN:
+            return True
         if gate.task is not None and gate.most is not None:
             running = sum(run.core.task_of[index] == gate.task for index in run.running)
             if running >= gate.most:

@@ -149,6 +149,8 @@ class Job:
     """The most memory that it was seen to hold so far."""
     slot: int | None = None
     """The place of the slot that it was given to last: 1, 2, ...; None where there are no slots."""
+    executor: str | None = None
+    """What the task says is to run it: `processes` or `threads`; None is whatever runs the others."""
 
 
 @dataclass(slots=True)
@@ -162,9 +164,23 @@ class Events:
     """Jobs that were given to a slot, had not started, and need another one."""
     questions: list[tuple[Job, int, tuple[Any, ...]]] = field(default_factory=list)
     """What running jobs want to know: with a number for the answer."""
+    broken: str | None = None
+    """Why the engine can run nothing more, in words. What it had in hand is `returned` where nobody knows whose fault
+    that is: it has not begun, or ended as crashed without blame."""
 
     def __bool__(self) -> bool:
-        return bool(self.started or self.lines or self.finished or self.returned or self.questions)
+        return bool(
+            self.started or self.lines or self.finished or self.returned or self.questions or self.broken is not None
+        )
+
+    def take_in(self, others: Events) -> None:
+        """Add what happened in another engine."""
+        self.started += others.started
+        self.lines += others.lines
+        self.finished += others.finished
+        self.returned += others.returned
+        self.questions += others.questions
+        self.broken = self.broken or others.broken
 
 
 class Engine(Protocol):

@@ -73,6 +73,8 @@ LOOK_AGAIN_S = 1.0
 may have died."""
 TEARDOWN_GRACE_S = 300.0
 """How long teardowns may take in all after their run was ended early."""
+BREAK_GRACE_S = 5.0
+"""How long what runs elsewhere may go on when an engine is broken."""
 MOST_REST_S = 10.0
 """How long the loop sleeps at the most when it has no run."""
 
@@ -121,6 +123,8 @@ class Loop:
         """Why it gave up."""
         self.lost: LeaseLostError | None = None
         """Why it must give up, as soon as it can."""
+        self.why_broken: str | None = None
+        """Why its engine can run nothing more, in words; then it ends as it does when it is interrupted."""
         self.is_interrupted = False
         """Whether it ends without waiting for its runs, which can be taken up again."""
         self.wakes_nobody = False
@@ -233,6 +237,9 @@ class Loop:
             what(turn)
         if self.must_kill and not self.is_interrupted:
             self._interrupt(0.0)
+        if events.broken is not None and self.why_broken is None:
+            self.why_broken = events.broken
+            self._interrupt(BREAK_GRACE_S)
         self._answer(events)
         self._take_events(events, turn)
         self._ring_timers(turn)
@@ -697,7 +704,9 @@ class Loop:
             lambda connection: self._record(connection, turn), durable=durable, shared=not takes_of_pools
         )
         jobs = [(claim.vacancy, self._make_try(claim, stored)) for claim in turn.claims]
-        self._chooser.callbacks += [self._make_callback(one, key) for one, key in zip(turn.callbacks, due, strict=True)]
+        if not self.is_interrupted:  # else they are called when the run goes on
+            called = zip(turn.callbacks, due, strict=True)
+            self._chooser.callbacks += [self._make_callback(one, key) for one, key in called]
         return jobs
 
     def _record(self, connection: Connection, turn: Turn) -> tuple[list[int], Stored]:
@@ -799,9 +808,10 @@ class Loop:
         """The loop ends in good order; runs that are not over can be taken up again."""
         if not self.is_interrupted:
             self._retention.finish(lambda: self.must_kill)
+        why = self.why_broken or "its service was stopped"
         for run in [*self.runs.values(), *self._admission.waiting]:
             run.error = RunInterruptedError(
-                f"run {run.run_id!r} of dag {run.dag.dag_id!r} is not finished: its service was stopped. "
+                f"run {run.run_id!r} of dag {run.dag.dag_id!r} is not finished: {why}. "
                 f"Go on with it: dag.resume({run.run_id!r})",
                 run_id=run.run_id,
             )

@@ -42,6 +42,7 @@ class JobMaker:
             kill_grace_s=task.options.kill_grace_s,
             log_cap_bytes=task.options.log_cap_bytes,
             expected_s=expected_s,
+            executor=task.options.executor,
         )
 
     def callback_of(self, due: DueCallback, key: int) -> Job:

@@ -53,7 +53,7 @@ class OutputReader(Generic[J]):
         for line in whole:
             self._take(line, at_us, lines)
         while len(self._rest) > LONGEST_LINE_BYTES:
-            length = _whole_characters(self._rest, LONGEST_LINE_BYTES)
+            length = whole_characters(self._rest, LONGEST_LINE_BYTES)
             mark = self._start_of_mark(self._rest, length)
             if mark == 0:  # a record of `logging` that goes on, or a mark of which more is to come
                 break
@@ -124,7 +124,7 @@ class OutputReader(Generic[J]):
                 level, logger, text = rest.split(b" ", 2)
                 number = int(level)
                 if self.current is not None and self._charge(self.current, len(text) + ROW_BYTES):
-                    lines.append((self.current, LogLine(at_us, number, _decode(logger), _decode(text))))
+                    lines.append((self.current, LogLine(at_us, number, decode_text(logger), decode_text(text))))
             elif kind == b"B":
                 self.current = self._job_of(int(rest))
             else:
@@ -144,17 +144,17 @@ class OutputReader(Generic[J]):
         if b"\r" in line:  # a progress display that draws over itself: what is seen in the end
             line = line.rsplit(b"\r", 1)[1]
         while True:
-            length = _whole_characters(line, LONGEST_LINE_BYTES)
+            length = whole_characters(line, LONGEST_LINE_BYTES)
             if self.current is None:
-                self.noise = [*self.noise[-19:], _decode(line[:length])]
+                self.noise = [*self.noise[-19:], decode_text(line[:length])]
             elif self._charge(self.current, length + ROW_BYTES):
-                lines.append((self.current, LogLine(at_us, None, None, _decode(line[:length]))))
+                lines.append((self.current, LogLine(at_us, None, None, decode_text(line[:length]))))
             line = line[length:]
             if not line:
                 return
 
 
-def _whole_characters(line: bytes, most: int) -> int:
+def whole_characters(line: bytes, most: int) -> int:
     """How much of the line can be taken, `most` at the most, without cutting a character of UTF-8 in two."""
     if len(line) <= most:
         return len(line)
@@ -164,6 +164,7 @@ def _whole_characters(line: bytes, most: int) -> int:
     return most
 
 
-def _decode(data: bytes) -> str:
+def decode_text(data: bytes) -> str:
+    """Bytes of UTF-8 as text that can be stored; what is none of it is spelled out."""
     # NUL would end the text for half of SQLite's functions.
     return data.decode("utf-8", "backslashreplace").replace("\x00", "\\x00")

@@ -54,6 +54,8 @@ class PlannedTask(NamedTuple):
     pool_slots: int
     max_active_tis_per_dagrun: int | None
     depends_on_past: bool
+    executor: str | None
+    """What the task says is to run it."""
     weight: int
     """The priority, with that of what is below it: in a level the greatest goes first."""
 
@@ -183,6 +185,7 @@ def _planned(prepared: PreparedDag, number: int, level: int) -> PlannedTask:
         options.pool_slots,
         options.max_active_tis_per_dagrun,
         options.depends_on_past,
+        options.executor,
         prepared.weights[number],
     )
 

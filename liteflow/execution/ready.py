@@ -1,7 +1,7 @@
 """Queued task instances of a run, in the order in which they are to go, behind the gates that they have to pass.
 
-A *gate* is a pool, or a limit on how many instances of a task may run at once. Most tasks have none, and one
-closed gate must not hold up what is behind another: so each has a queue of its own.
+A *gate* is a pool, a limit on how many instances of a task may run at once, or an executor of its own. Most tasks have
+none, and one closed gate must not hold up what is behind another: so each has a queue of its own.
 """
 
 from __future__ import annotations
@@ -20,13 +20,16 @@ R = TypeVar("R")
 
 
 class Gate(NamedTuple):
-    """What stands before a task: a pool and how much of it a claim takes, and the task itself if it is limited."""
+    """What stands before a task: a pool and how much of it a claim takes, the task itself if it is limited, and what is
+    to run it."""
 
     pool: str | None = None
     pool_slots: int = 1
     task: int | None = None
     most: int | None = None
     """How many instances of the task may run at once."""
+    executor: str | None = None
+    """What the task says is to run it."""
 
 
 OPEN = Gate()
@@ -40,12 +43,15 @@ class ReadyQueue:
         self._weights = prepared.weights
         self._gates = [
             OPEN
-            if task.options.pool is None and task.options.max_active_tis_per_dagrun is None
+            if task.options.pool is None
+            and task.options.max_active_tis_per_dagrun is None
+            and task.options.executor is None
             else Gate(
                 task.options.pool,
                 task.options.pool_slots,
                 number if task.options.max_active_tis_per_dagrun is not None else None,
                 task.options.max_active_tis_per_dagrun,
+                task.options.executor,
             )
             for number, task in enumerate(prepared.tasks)
         ]
@@ -66,6 +72,13 @@ class ReadyQueue:
         """How many there are; some of them may have been decided otherwise since."""
         return sum(map(len, self._queues.values()))
 
+    def count_by_executor(self) -> dict[str | None, int]:
+        """The same for each executor that the tasks name."""
+        found: dict[str | None, int] = {}
+        for gate, queue in self._queues.items():
+            found[gate.executor] = found.get(gate.executor, 0) + len(queue)
+        return found
+
     def head(self, is_open: Callable[[R, Gate], bool], run: R) -> int | None:
         """The instance that is next, of those whose gate is open to the run; None if there is none."""
         best: tuple[int, int, int] | None = None
@@ -75,7 +88,7 @@ class ReadyQueue:
                 heapq.heappop(queue)  # skipped, or ended with its run
             if not queue:
                 del self._queues[gate]
-            elif (best is None or queue[0] < best) and (gate is OPEN or is_open(run, gate)):
+            elif (best is None or queue[0] < best) and is_open(run, gate):
                 best = queue[0]
         return None if best is None else best[2]
 

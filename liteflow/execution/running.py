@@ -10,7 +10,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.dag import Dag
+from liteflow.authoring.options import THREADS
 from liteflow.execution.cpus import default_slots
+from liteflow.execution.executors import is_of_slots, shortcoming
 from liteflow.execution.handle import RunHandle, StillGoing
 from liteflow.execution.progress import Display, choose_display, db_hint
 from liteflow.execution.progress import say as _say
@@ -37,7 +39,7 @@ def run_dag(
     logical_date: datetime | None,
     alone: bool,
     max_workers: int | None,
-    executor: Executor | None,
+    executor: Executor | str | None,
     dags: Iterable[Dag],
     progress: bool | None,
 ) -> DagRun:
@@ -58,7 +60,7 @@ async def arun_dag(
     logical_date: datetime | None,
     alone: bool,
     max_workers: int | None,
-    executor: Executor | None,
+    executor: Executor | str | None,
     dags: Iterable[Dag],
 ) -> DagRun:
     """See `Dag.arun`."""
@@ -101,7 +103,7 @@ def resume_dag(
     accept_changes: bool,
     force: bool,
     max_workers: int | None,
-    executor: Executor | None,
+    executor: Executor | str | None,
     dags: Iterable[Dag],
     progress: bool | None,
 ) -> DagRun:
@@ -124,7 +126,7 @@ def rerun_dag(
     params: Mapping[str, Any] | None,
     run_id: str | None,
     max_workers: int | None,
-    executor: Executor | None,
+    executor: Executor | str | None,
     dags: Iterable[Dag],
     progress: bool | None,
 ) -> DagRun:
@@ -141,7 +143,7 @@ def _drive(
     begin: Callable[[ExecutorService, Listener | None], RunHandle],
     *,
     max_workers: int | None,
-    executor: Executor | None,
+    executor: Executor | str | None,
     dags: Iterable[Dag],
     progress: bool | None,
 ) -> DagRun:
@@ -166,6 +168,8 @@ def _drive(
                 service._note_triggered()
                 signals.service = service
                 signals.check()
+                if display is not None:
+                    _say_shortcoming(executor, [dag, *others])
                 handle = begin(service, listen if display else None)
                 try:
                     if display is not None and handle.is_driven_here:
@@ -190,10 +194,18 @@ def _drive(
             raise
 
 
-def _slots_for(dags: list[Dag], max_workers: int | None, executor: Executor | None) -> int | None:
+def _slots_for(dags: list[Dag], max_workers: int | None, executor: Executor | str | None) -> int | None:
     """No more slots than there are tasks to fill them."""
-    count = sum(len(dag.tasks) for dag in dags)
-    return max_workers if executor is not None else min(max_workers or default_slots(), max(1, count))
+    if not is_of_slots(executor):
+        return max_workers
+    count = sum(task.options.executor != THREADS for dag in dags for task in dag.tasks)
+    return min(max_workers or default_slots(), max(1, count))
+
+
+def _say_shortcoming(executor: Executor | str | None, dags: list[Dag]) -> None:
+    text = shortcoming(executor, dags)
+    if text is not None:
+        _say(text)
 
 
 def _wait_for_triggered(service: ExecutorService, handle: RunHandle, signals: StopSignals, *, is_told: bool) -> None:

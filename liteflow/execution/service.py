@@ -21,8 +21,7 @@ from liteflow.authoring.ids import check_name
 from liteflow.errors import MetadataOnlyError, ParamError, RunActiveError, RunConflictError, ServiceError
 from liteflow.execution.clock import clock_us
 from liteflow.execution.code import Code, describe
-from liteflow.execution.cpus import default_slots
-from liteflow.execution.executors import engine_of
+from liteflow.execution.executors import check_executor, engine_of
 from liteflow.execution.exiting import stop_at_exit
 from liteflow.execution.handle import RunHandle
 from liteflow.execution.jobs import Engine
@@ -87,9 +86,11 @@ class ExecutorService:
 
     `db_path`: the database, default `$LITEFLOW_DB`, else `liteflow.db`; created if it is missing. `dags`: known from
     the start; `submit` makes its dag known too. `max_workers`: the number of slots, default the usable CPUs.
-    `executor`: any `concurrent.futures.Executor` in the place of slots; it is not shut down. `pools`: names and slots
-    of pools that are made, or changed, in the database when the service starts. `recover`: whether runs of the dags
-    that it knows, with the structure that they have now, are gone on with when what drove them is dead.
+    `executor`: what runs tasks that do not say it themselves. `"processes"` (the default) are the slots, `"threads"`
+    threads of this process, `"dask://HOST:PORT"` the cluster with that scheduler; any `concurrent.futures.Executor` is
+    used as it is, and not shut down. One that breaks ends the service; its runs can be resumed. `pools`: names and
+    slots of pools that are made, or changed, in the database when the service starts. `recover`: whether runs of the
+    dags that it knows, with the structure that they have now, are gone on with when what drove them is dead.
 
     Leaving the `with` block (or `async with`) waits for the runs that the service drives; an exception that leaves
     it cancels them, but for KeyboardInterrupt and its like, which stop the service as `interrupt` does.
@@ -105,7 +106,7 @@ class ExecutorService:
         *,
         dags: Iterable[Dag] = (),
         max_workers: int | None = None,
-        executor: Executor | None = None,
+        executor: Executor | str | None = None,
         pools: Mapping[str, int] | None = None,
         recover: bool = True,
     ) -> None:
@@ -113,6 +114,7 @@ class ExecutorService:
             isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1
         ):
             raise ServiceError(f"max_workers={max_workers!r} must be a whole number, 1 or more")
+        check_executor(executor)
         self._db_path = db_path
         self._max_workers = max_workers
         self._executor = executor
@@ -167,8 +169,7 @@ class ExecutorService:
             raise ServiceError("the service was stopped; make a new one")
         self._pid = os.getpid()
         # The slots get ready while this process imports SQLAlchemy.
-        count = self._max_workers or default_slots()
-        self._engine = engine_of(self._executor, count)
+        self._engine = engine_of(self._executor, self._max_workers)
         try:
             self._engine.start()
             self._open()
@@ -181,7 +182,7 @@ class ExecutorService:
             if self._database is not None:
                 self._database.close()
             if isinstance(error, OSError):
-                raise ServiceError(f"cannot start {count} workers: {error}; use fewer") from error
+                raise ServiceError(f"cannot start {self._engine.size()} workers: {error}; use fewer") from error
             raise
         thread = threading.Thread(target=self._run, name="liteflow-service", daemon=True)
         thread.start()
@@ -792,12 +793,14 @@ class ExecutorService:
         assert self._database is not None
         if not self._database.is_file:
             leases.refuse_lost(connection, self._executor_pk, self._database.path)
+        assert self._loop is not None
+        broken = self._loop.why_broken
         recovery.put_back(
             connection,
             clock_us(),
             executor_pk=self._executor_pk,
-            reason=EndReason.CANCELLED,
-            error="the executor service was stopped while it ran",
+            reason=EndReason.CRASHED if broken else EndReason.CANCELLED,
+            error=broken or "the executor service was stopped while it ran",
         )
         recording.end_executor(connection, self._executor_pk, clock_us())
 
@@ -817,6 +820,8 @@ class ExecutorService:
         loop = self._loop
         if loop is not None and loop.broken is not None:
             raise ServiceError(f"the service has given up: {loop.broken}") from loop.broken
+        if loop is not None and loop.why_broken is not None:
+            raise ServiceError(f"the service has ended: {loop.why_broken}; make a new one")
         if self._thread is None or loop is None or loop.is_stopping:
             raise ServiceError("the service is not running: use it in a with block, or call start()")
 

@@ -66,6 +66,7 @@ _AS_THEY_ARE = frozenset(
         "do_xcom_push",
         "multiple_outputs",
         "doc_md",
+        "executor",
         "render_template_as_native_obj",
         "on_execute_callback",
         "on_success_callback",

@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from liteflow.authoring.context import command_output
 from liteflow.authoring.options import BashOptions, bash_options
 from liteflow.authoring.places import caller
 from liteflow.authoring.task import BASH_EXTENSIONS
@@ -77,7 +79,8 @@ class BashOperator(BaseOperator):
 def run_command(command: Any, options: BashOptions) -> Any:
     """Run a command with bash, its output on ours; returns its last line, as the output processor makes it.
 
-    The shell stays in our process group, so that whoever kills the task kills it too. What it leaves running in the
+    The shell stays in our process group, so that whoever kills the task kills it too; where the task has no process,
+    it is killed here. What it leaves running in the
     background does not hold us up. Raises SkipTask and CommandFailed by its exit code.
     """
     if not isinstance(command, str) or not command.strip():
@@ -91,20 +94,51 @@ def run_command(command: Any, options: BashOptions) -> Any:
         stderr=subprocess.STDOUT,
         cwd=options.cwd,
         env=environment_for(options.env, append=options.append_env),
+        start_new_session=_is_in_thread(),
     )
-    try:
-        last = _pass_on(process, options.output_encoding)
-        code = process.wait()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
+    last = _followed(process, options.output_encoding)
+    code = process.wait()
     if code in options.skip_on_exit_code:
         raise SkipTask(f"the command ended with exit code {code}, which skips the task")
     if code:
         how = f"ended with exit code {code}" if code > 0 else f"was killed by a signal ({_name_of_signal(-code)})"
         raise CommandFailed(f"the command {how}", exit_code_of_command=code)
     return last if options.output_processor is None else options.output_processor(last)
+
+
+def run_with_our_output(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
+    """Run a program to its end, its output on ours; returns its exit code."""
+    sys.stdout.flush()
+    if not _is_in_thread():
+        return subprocess.run(command, check=False, stdin=subprocess.DEVNULL, env=env).returncode
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=env,
+        start_new_session=True,
+    )
+    _followed(process, "utf-8")
+    return process.wait()
+
+
+def _is_in_thread() -> bool:
+    """Whether the task runs in a thread: what it starts has a session of its own, to be ended by us."""
+    return command_output.get() is not None
+
+
+def _followed(process: subprocess.Popen[bytes], encoding: str) -> str:
+    """Pass its output on to its end; returns the last line. Kills it if that fails, or the task is over."""
+    try:
+        return _pass_on(process, encoding)
+    except BaseException:
+        if _is_in_thread():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        raise
 
 
 def _name_of_signal(number: int) -> str:
@@ -154,6 +188,7 @@ def _pass_on(process: subprocess.Popen[bytes], encoding: str) -> str:
             if left is not None:
                 break  # it was over before we looked, so that was all
             ready.poll(50)
+            _write(b"")  # for a task that is over to hear of it
             continue
         if not piece:
             break
@@ -194,6 +229,11 @@ def _read(fd: int) -> bytes | None:
 
 
 def _write(data: bytes) -> None:
+    """Write on descriptor 1, or to the log of a task that has none of its own."""
+    output = command_output.get()
+    if output is not None:
+        output(data)
+        return
     view = memoryview(data)
     while view:
         view = view[os.write(1, view) :]

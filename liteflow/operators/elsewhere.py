@@ -26,6 +26,7 @@ from liteflow.authoring.context import CONTEXT_KEYS
 from liteflow.authoring.places import caller
 from liteflow.authoring.task import BRANCH, TaskFactory, Traits
 from liteflow.errors import DagError, LiteflowError, SkipTask
+from liteflow.operators.bash import run_with_our_output
 from liteflow.operators.python import PythonOperator
 
 _PICKLE_PROTOCOL = 4
@@ -164,11 +165,10 @@ def run_elsewhere(
             raise FileNotFoundError(f"the interpreter {python!r} is not there")
         (room / "script.py").write_text(_SCRIPT.format(source=source, name=name, protocol=_PICKLE_PROTOCOL), "utf-8")
         (room / "in").write_bytes(pickle.dumps((tuple(args), _sendable(kwargs)), _PICKLE_PROTOCOL))
-        sys.stdout.flush()
         around = dict(os.environ) if interpreter.inherit_env else {}
         command = [python, str(room / "script.py"), str(room / "in"), str(room / "out")]
         env = {**around, **(interpreter.env_vars or {})}
-        code = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, env=env).returncode
+        code = run_with_our_output(command, env)
         if code in interpreter.skip_on_exit_code:
             raise SkipTask(f"the other interpreter ended with exit code {code}, which skips the task")
         if code:
@@ -222,15 +222,21 @@ def _make_environment(interpreter: Interpreter, place: Path) -> str:
     flags = ["--system-site-packages"] if interpreter.system_site_packages else []
     if not interpreter.requirements:
         flags.append("--without-pip")
-    subprocess.run([base, "-m", "venv", *flags, str(place)], check=True, stdin=subprocess.DEVNULL)
+    _run_checked([base, "-m", "venv", *flags, str(place)])
     python = str(place / "bin" / "python")
     if interpreter.requirements:
         urls: list[str] = []
         for number, url in enumerate(interpreter.index_urls):
             urls += ["--extra-index-url" if number else "--index-url", url]
         command = [python, "-m", "pip", "install", "--quiet", *interpreter.pip_install_options, *urls]
-        subprocess.run([*command, *interpreter.requirements], check=True, stdin=subprocess.DEVNULL)
+        _run_checked([*command, *interpreter.requirements])
     return python
+
+
+def _run_checked(command: list[str]) -> None:
+    code = run_with_our_output(command)
+    if code:
+        raise subprocess.CalledProcessError(code, command)
 
 
 class _Elsewhere(PythonOperator):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -24,6 +25,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 import liteflow
 from liteflow import ExecutorService, FailTask, SkipTask, XComArg, get_current_context, task, task_group
 from liteflow.states import RunState
+from tests.engines import database_of, executor_of
 from tests.unit.evaluator import Dag, Disagreement, Evaluation, Outcome, Task, Unit
 from tests.unit.test_semantics_core import LETTERS, Script, dags
 
@@ -241,8 +243,12 @@ def difference(case: Case, run: Any) -> str | None:
     return None
 
 
-def test_real_runs_come_to_what_the_evaluator_says(db: str) -> None:
-    with ExecutorService(db, max_workers=2) as service:
+def test_real_runs_come_to_what_the_evaluator_says(tmp_path: Path) -> None:
+    with (
+        executor_of() as executor,
+        database_of(tmp_path) as path,
+        ExecutorService(path, max_workers=2, executor=executor) as service,
+    ):
         handles = [service.submit(Writer(f"d{at}", *case).written) for at, case in enumerate(cases())]
         found = [difference(case, handle.wait(timeout=60)) for case, handle in zip(cases(), handles, strict=True)]
     assert list(filter(None, found)) == []

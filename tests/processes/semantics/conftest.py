@@ -1,4 +1,7 @@
-"""One service with two slots for each file of tests; every run of it is real."""
+"""One service with two slots for each file of tests; every run of it is real.
+
+Which engine and which database it has, `tests/engines.py` says.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import pytest
 
 from liteflow import ExecutorService, RunHandle
+from tests.engines import database_of, executor_of
 
 Run = Callable[..., Any]
 Submit = Callable[..., RunHandle]
@@ -15,9 +19,12 @@ Submit = Callable[..., RunHandle]
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExecutorService]:
-    """Two slots over a file of their own, and a pool for one task at a time."""
-    path = tmp_path_factory.mktemp("page") / "page.db"
-    with ExecutorService(path, max_workers=2, pools={"narrow": 1}) as service:
+    """Two slots over a database of their own, and a pool for one task at a time."""
+    with (
+        executor_of() as executor,
+        database_of(tmp_path_factory.mktemp("page")) as path,
+        ExecutorService(path, max_workers=2, executor=executor, pools={"narrow": 1}) as service,
+    ):
         yield service
 
 

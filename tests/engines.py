@@ -1,0 +1,37 @@
+"""Engines and databases that the same tests run over: chosen by two environment variables, slots on SQLite by default.
+
+    LITEFLOW_TEST_ENGINE=threads pytest tests/processes/semantics tests/processes/test_same_states.py
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from pathlib import Path
+
+ENGINE = os.environ.get("LITEFLOW_TEST_ENGINE", "slots")
+"""`slots`, `threads` or `dask`."""
+DATABASE = os.environ.get("LITEFLOW_TEST_DATABASE", "sqlite")
+"""`sqlite` or `postgresql`."""
+
+
+@contextmanager
+def executor_of(name: str = ENGINE) -> Iterator[Executor | str | None]:
+    """What `executor=` is for an engine of that name, for as long as the block lasts."""
+    if name == "slots":
+        yield None
+    elif name == "threads":
+        yield "threads"
+    else:
+        raise LookupError(f"LITEFLOW_TEST_ENGINE={name}: there is no such engine")
+
+
+@contextmanager
+def database_of(directory: Path, name: str = DATABASE) -> Iterator[str]:
+    """A fresh database: its path, or its URL."""
+    if name != "sqlite":
+        raise LookupError(f"LITEFLOW_TEST_DATABASE={name}: there is no such database")
+    yield str(directory / "test.db")
+
