@@ -1,6 +1,6 @@
 """Engines and databases that the same tests run over: chosen by two environment variables, slots on SQLite by default.
 
-    LITEFLOW_TEST_ENGINE=threads pytest tests/processes/semantics tests/processes/test_same_states.py
+LITEFLOW_TEST_ENGINE=threads pytest tests/processes/semantics tests/processes/test_same_states.py
 """
 
 from __future__ import annotations
@@ -34,4 +34,3 @@ def database_of(directory: Path, name: str = DATABASE) -> Iterator[str]:
     if name != "sqlite":
         raise LookupError(f"LITEFLOW_TEST_DATABASE={name}: there is no such database")
     yield str(directory / "test.db")
-

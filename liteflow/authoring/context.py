@@ -436,6 +436,12 @@ def get_current_context() -> Context:
     return source()
 
 
+call_when_ended: ContextVar[Callable[[Callable[[], None]], None] | None] = ContextVar(
+    "liteflow_call_when_ended", default=None
+)
+"""Takes what is to be called, from outside, when the task is told to end: where no TaskKilled is raised in it."""
+
+
 class CurrentContext:
     """Make what `source` gives the context that `get_current_context()` finds. Most tasks never ask for it."""
 

@@ -6,12 +6,13 @@ it. The try ends at once, and nothing is recorded any more of what its thread st
 waits, a command of the shell, and whatever asks for something end then; any other thread goes on for as long as it
 likes. Working directory, environment and `sys.stdout` itself are those of the process.
 
-A fenced thread of our own has another one in its place, up to as many as there are places: with all of them hanging
-twice over, tasks wait. In a pool of the application it keeps the place that it takes there.
+A fenced thread of our own has another one in its place, up to a hundred of them: with more that hang, tasks wait. In a
+pool of the application it keeps the place that it takes there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
 import logging
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from liteflow.authoring.context import call_when_ended
 from liteflow.authoring.dagfile import airflow_names
 from liteflow.errors import MissingMainGuard, TaskKilled
 from liteflow.execution.calling import Payload, Result, call, describe_error, trace_of
@@ -37,6 +39,9 @@ LINES_AFTER_S = 0.05
 """How long after a line was written it is recorded, together with those that come meanwhile."""
 
 LONGEST_POLL_S = 3600.0
+
+MOST_FENCED = 100
+"""How many fenced threads of our own have others in their places."""
 
 CLOSE_GRACE_S = 1.0
 """How long closing waits for threads that have nothing more to do."""
@@ -108,6 +113,8 @@ class _Work:
         """None before its function is called."""
         self.future: Future[None] | None = None
         self.is_fenced = threading.Event()
+        self._on_end: list[tuple[contextvars.Context, Callable[[], None]]] = []
+        """What is called when it is fenced, and in which context."""
         self._answers: dict[int, queue.SimpleQueue[tuple[Any, ...] | None]] = {}
         self._questions = itertools.count(1)
         self.sink = Sink(lambda size: charge_log(job, size), lambda: tell(("lines", self)))
@@ -121,8 +128,11 @@ class _Work:
             self.is_fenced.set()
             answers = list(self._answers.values())
             has_begun = self.started_at is not None
+            on_end, self._on_end = self._on_end, []
         for box in answers:
             box.put(None)
+        for context, function in on_end:
+            threading.Thread(target=context.run, args=(_quietly, function), name=THREAD_NAME, daemon=True).start()
         return has_begun
 
     def answer(self, number: int, rows: tuple[Any, ...]) -> None:
@@ -141,6 +151,7 @@ class _Work:
 
     def _run(self) -> None:
         job, trace, guard = self.job, None, None
+        call_when_ended.set(self._call_when_ended)
         with capturing(self.sink), airflow_names():
             try:
                 function = load(job.code)  # imports may take long, and are not the task's time
@@ -168,6 +179,10 @@ class _Work:
         self._tell(("began", self))
         return True
 
+    def _call_when_ended(self, function: Callable[[], None]) -> None:
+        with self._lock:
+            self._on_end.append((contextvars.copy_context(), function))
+
     def _report(self, text: str) -> None:
         self.sink.record(logging.ERROR, "liteflow.task", text.rstrip("\n"))
 
@@ -183,6 +198,12 @@ class _Work:
         if rows is None:
             raise RuntimeError(_OVER)
         return tuple(rows)
+
+
+def _quietly(function: Callable[[], None]) -> None:
+    """What it raises has no log to go to."""
+    with contextlib.suppress(Exception):
+        function()
 
 
 class _FencedClock(Clock):
@@ -232,7 +253,7 @@ class ThreadEngine:
         return
 
     def vacancies(self) -> list[int]:
-        spare = self._count if self._executor is None else 0
+        spare = MOST_FENCED if self._executor is None else 0
         room = self._count - len(self._live) - max(0, len(self._fenced) - spare)
         return [next(self._vacancy_numbers) for _ in range(room if self._broken is None else 0)]
 
@@ -387,12 +408,12 @@ class ThreadEngine:
         if job.started_at is None:
             job.started_us, job.started_at = work.started_us, work.started_at
             events.started.append(job)
-        text = f"{why_killed(job)}; its thread goes on, and nothing more of it is recorded"
+        text = "its thread cannot be stopped and goes on; nothing more of it is recorded"
         events.lines.append((job, LogLine(clock_us(), logging.WARNING, "liteflow.task", text)))
         outcome = Outcome(
             TaskInstanceState.FAILED,
             job.kill_reason,
-            f"{why_killed(job)}; its thread goes on",
+            why_killed(job),
             job.kill_reason is EndReason.TIMEOUT,
             started_us=job.started_us,
             ended_us=clock_us(),

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from liteflow.authoring.context import get_current_context
+from liteflow.authoring.context import call_when_ended, get_current_context
 from liteflow.authoring.dag import Dag, current_dag
 from liteflow.authoring.expand import Expansion, expand_by_kwargs, expand_by_name
 from liteflow.authoring.ids import did_you_mean
@@ -279,6 +279,9 @@ def _execute(operator: BaseOperator) -> Any:
     from liteflow.errors import TaskKilled
 
     context = get_current_context()
+    from_outside = call_when_ended.get()
+    if from_outside is not None:
+        from_outside(operator.on_kill)
     try:
         if not context.looks:
             operator.pre_execute(context)
@@ -289,7 +292,8 @@ def _execute(operator: BaseOperator) -> Any:
     except NothingSeen as nothing:
         return nothing.seen
     except TaskKilled:
-        operator.on_kill()
+        if from_outside is None:
+            operator.on_kill()
         raise
 
 

@@ -138,6 +138,8 @@ def _followed(process: subprocess.Popen[bytes], encoding: str) -> str:
                 os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
         raise
 
 

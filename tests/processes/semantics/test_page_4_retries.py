@@ -20,6 +20,7 @@ from liteflow import (
     task,
 )
 from tests.conftest import lines_of, wait_until
+from tests.engines import ENGINE
 from tests.processes.semantics.conftest import Run, Submit
 from tests.processes.semantics.page import node, outcome
 
@@ -124,7 +125,8 @@ def test_a_policy_is_evaluated_in_the_worker_and_cannot_exceed_retries(run: Run)
     assert [words[4:5] for words in said] == [["1/2"], ["2/2"], ["3/2"]]
     assert {words[3] for words in said} == {"ValueError"}
     assert {words[6] for words in said} == {"twice"}
-    assert str(os.getpid()) not in {words[5] for words in said}
+    if ENGINE != "threads":  # whose worker is this process
+        assert str(os.getpid()) not in {words[5] for words in said}
 
 
 RULES = [

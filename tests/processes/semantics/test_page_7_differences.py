@@ -16,6 +16,7 @@ import pytest
 from liteflow import Dag, EndReason, task
 from liteflow.errors import InvalidOptionError
 from tests.conftest import wait_until
+from tests.engines import ENGINE
 from tests.processes.semantics.conftest import Run, Submit
 from tests.processes.semantics.page import each, give, letters, node, outcome, wait_for
 
@@ -48,6 +49,7 @@ def clean_up(path: str) -> None:
         Path(path).touch()
 
 
+@pytest.mark.skipif(ENGINE != "slots", reason="only a slot can be killed: elsewhere the result is fenced")
 def test_a_timeout_kills_from_outside(run: Run, tmp_path: Path) -> None:
     with Dag("timeouts") as dag:
         stay_whatever_comes.override(timeout=0.3)()
