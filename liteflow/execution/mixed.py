@@ -106,6 +106,10 @@ class MixedEngine:
         for engine in self._engines:
             engine.replace_no_more()
 
+    def kill(self) -> None:
+        for engine in [lane.engine for lane in self._lanes.copy().values()]:
+            engine.kill()
+
     def vacancies(self) -> list[int]:
         return self._lanes[0].vacancies()
 

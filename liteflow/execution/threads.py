@@ -252,6 +252,9 @@ class ThreadEngine:
     def replace_no_more(self) -> None:
         return
 
+    def kill(self) -> None:
+        return  # threads cannot be; what they give is fenced
+
     def vacancies(self) -> list[int]:
         spare = MOST_FENCED if self._executor is None else 0
         room = self._count - len(self._live) - max(0, len(self._fenced) - spare)
