@@ -70,6 +70,8 @@ class Outcome(NamedTuple):
     """The pickled exception, for callbacks."""
     peak_rss_bytes: int | None = None
     """The most memory that it was seen to hold; None if it was too short to be looked at, or nobody can look."""
+    blameless: bool = False
+    """Whether it crashed and nobody knows that it was at fault: it runs again, which uses up no retry."""
 
 
 _STATES = {state.value: state for state in TaskInstanceState}

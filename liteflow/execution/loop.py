@@ -452,7 +452,15 @@ class Loop:
                 message, file, line = outcome.guard
                 run.error = MissingMainGuard(message, file=file, line=line)
             outcomes[job.index] = (job, outcome)
-            event = Ended(job.index, outcome.state, outcome.reason, outcome.may_retry, outcome.delay_s, skip)
+            event = Ended(
+                job.index,
+                outcome.state,
+                outcome.reason,
+                outcome.may_retry,
+                outcome.delay_s,
+                skip,
+                outcome.blameless,
+            )
             events.append(event)
         own, others = [], []
         for change in run.core.apply(events):

@@ -100,6 +100,15 @@ def _record_tries(connection: Connection, turn: Turn, executor_pk: int, now_us: 
         executor_pk,
     )
     lost = recording.record_ended(connection, [_ended_row(*one, now_us) for one in turn.ended], executor_pk)
+    recording.count_no_retry(
+        connection,
+        [
+            job.run.pks[job.index]
+            for job, outcome, change in turn.ended
+            if outcome.blameless and change.state is TaskInstanceState.UP_FOR_RETRY
+            if job.run.pks[job.index] not in lost
+        ],
+    )
     if lost:
         turn.ended = [one for one in turn.ended if one[0].run.pks[one[0].index] not in lost]
     recording.store_xcoms(

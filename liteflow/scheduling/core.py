@@ -80,6 +80,8 @@ class Ended:
     """Until the next try or look; None is what the task's options say."""
     skip: Sequence[int] = ()
     """Numbers of tasks that a branch or short circuit decided to skip."""
+    blameless: bool = False
+    """Whether it crashed by no fault of its own: it runs again at once, which uses up no retry."""
 
 
 @dataclass(slots=True)
@@ -430,6 +432,9 @@ class RunCore:
             if not goes_on:
                 return Change(event.index, _S.SKIPPED, self.ending)
             return Change(event.index, event.state, None, event.delay_s or 0.0)
+        if event.blameless and goes_on:
+            self.uncounted_tries[event.index] += 1
+            return Change(event.index, _S.UP_FOR_RETRY, event.reason, 0.0)
         counted = number - self.uncounted_tries[event.index]
         if event.state is _S.FAILED and event.may_retry and goes_on and counted <= spec.options.retries:
             delay = event.delay_s

@@ -532,6 +532,16 @@ def record_ended(connection: Connection, rows: Sequence[TryEnded], executor_pk: 
     return lost
 
 
+def count_no_retry(connection: Connection, pks: Sequence[int]) -> None:
+    """The latest tries of these task instances use up no retry."""
+    for some in in_groups(pks):
+        connection.execute(
+            update(TASK_INSTANCE)
+            .where(TASK_INSTANCE.c.id.in_(some))
+            .values(uncounted_tries=TASK_INSTANCE.c.uncounted_tries + 1)
+        )
+
+
 def store_xcoms(connection: Connection, rows: Sequence[tuple[int, str, str, bytes]]) -> None:
     """XComs: task instance's key, key, encoding, data."""
     if rows:

@@ -561,3 +561,27 @@ def test_the_work_for_a_task_that_ended_follows_its_out_degree(monkeypatch: pyte
     assert set(states.values()) == {"success"}
     edges = sum(len(one.upstream) for one in specs)
     assert looks <= edges + 1
+
+
+def test_a_crash_that_nobody_is_to_blame_for_uses_up_no_retry() -> None:
+    core = RunCore([spec(retries=1)])
+    core.start()
+    for number in range(1, 6):
+        core.claim(0)
+        assert core.try_numbers[0] == number
+        (change,) = core.apply([Ended(0, S.FAILED, EndReason.CRASHED, blameless=True)])
+        assert (change.state, change.reason, change.delay_s) == (S.UP_FOR_RETRY, EndReason.CRASHED, 0.0)
+        core.due(0)
+    core.claim(0)
+    assert core.apply([Ended(0, S.FAILED, EndReason.CRASHED)])[0].state is S.UP_FOR_RETRY  # the one retry
+    core.due(0)
+    core.claim(0)
+    assert core.apply([Ended(0, S.FAILED, EndReason.CRASHED)])[0].state is S.FAILED
+
+
+def test_a_blameless_crash_does_not_run_again_in_a_run_that_is_ended() -> None:
+    core = RunCore([spec(retries=1)])
+    core.start()
+    core.claim(0)
+    core.end_early(EndReason.CANCELLED)
+    assert core.apply([Ended(0, S.FAILED, EndReason.CRASHED, blameless=True)])[0].state is S.FAILED
