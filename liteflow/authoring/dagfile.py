@@ -37,6 +37,8 @@ _stretches: list[None] = []
 """One for each stretch of any thread in which Airflow's modules may be found."""
 airflow_files: dict[str, dict[str, int]] = {}
 """Files that are being loaded and have imported Airflow's names: what of theirs is inert here, and in which line."""
+_texts: dict[str, bytes] = {}
+"""By path: dag files that were sent to this process, whether or not they are there."""
 _imported: dict[str, str] = {}
 """By path: the name under which this process has a file that others can only load by its path."""
 
@@ -201,6 +203,20 @@ def load_file(path: str, digest: str | None = None) -> ModuleType:
         return module
 
 
+def provide(path: str, text: bytes) -> None:
+    """Have the dag file at `path` hold that text in this process, for a worker that cannot read it. A module of
+    another text is forgotten."""
+    from hashlib import sha256
+
+    with _load_lock:
+        digest = sha256(text).hexdigest()
+        if path in _texts and _digests.get(path) != digest:
+            sys.modules.pop(module_name_of(path), None)
+        if module_name_of(path) not in sys.modules:
+            _digests[path] = digest
+        _texts[path] = text
+
+
 def is_same_file(module: ModuleType, path: str) -> bool:
     """Whether the module was made from the file at `path`."""
     file = getattr(module, "__file__", None)
@@ -211,7 +227,7 @@ def _load(path: str, name: str) -> ModuleType:
     global _first_is_main
     from hashlib import sha256
 
-    if not os.path.isfile(path):
+    if path not in _texts and not os.path.isfile(path):
         raise DagFileError(f"{path}: no such file")
     loader = importlib.machinery.SourceFileLoader(name, path)
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
@@ -223,12 +239,14 @@ def _load(path: str, name: str) -> ModuleType:
         names += ["__mp_main__", "__main__"]
         module.__name__ = "__mp_main__"
         module.__spec__ = None  # a file, not something that can be imported by a name
+    if path in _texts:
+        _remember_lines(path)
     before = {one: sys.modules.get(one) for one in names}
     sys.modules.update(dict.fromkeys(names, module))
     try:
         with loading():
             # Compiled from the text itself: a stale .pyc of the same second would be another function.
-            source = loader.get_data(path)
+            source = _texts[path] if path in _texts else loader.get_data(path)
             _digests[path] = sha256(source).hexdigest()
             exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
     except BaseException:
@@ -239,6 +257,14 @@ def _load(path: str, name: str) -> ModuleType:
                 sys.modules[one] = module_before
         raise
     return module
+
+
+def _remember_lines(path: str) -> None:
+    """For tracebacks: the lines of a file that was sent, and need not be here."""
+    import linecache
+
+    text = _texts[path].decode("utf-8", "replace")
+    linecache.cache[path] = (len(text), None, text.splitlines(keepends=True), path)
 
 
 @contextmanager

@@ -83,6 +83,8 @@ class TaskOptions(NamedTuple):
     """Called with the context and the result; its error fails the try."""
     executor: str | None = None
     """What runs it: `processes` or `threads`; None for what runs the dag."""
+    executor_config: Any = None
+    """What an executor is told of the task; checked by the one that uses it."""
 
 
 class SensorOptions(NamedTuple):
@@ -260,6 +262,10 @@ def _extensions(option: str, value: Any, where: Place) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _anything(_option: str, value: Any, _where: Place) -> Any:
+    return value
+
+
 def _params(_option: str, value: Any, where: Place) -> dict[str, Param]:
     return declare_params(value, where)
 
@@ -315,6 +321,7 @@ _TASK_OPTIONS: Mapping[str, tuple[str, Check]] = {
     "pre_execute": ("pre_execute", _function),
     "post_execute": ("post_execute", _function),
     "executor": ("executor", _executor),
+    "executor_config": ("executor_config", _anything),
 }
 
 TASK_OPTION_NAMES = frozenset(_TASK_OPTIONS)
@@ -365,7 +372,6 @@ INERT_TASK_OPTIONS = frozenset(
         "show_return_value_in_logs",
         "ignore_first_depends_on_past",
         "wait_for_past_depends_before_skipping",  # a task whose upstream skips it is skipped either way
-        "executor_config",
     ]
 )
 INERT_DAG_OPTIONS = frozenset(

@@ -7,10 +7,13 @@ engine is made when a task that is ready asks for its lane, and never otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from liteflow.execution.jobs import Engine, Events, Job
 from liteflow.states import EndReason
+
+if TYPE_CHECKING:
+    from liteflow.authoring.dag import Dag
 
 BESIDE_POLL_S = 0.02
 """How often an engine is asked that cannot tell when something happens, while another one is waited for."""
@@ -93,6 +96,12 @@ class MixedEngine:
 
     def size(self) -> int:
         return self.default.size()
+
+    def check_dag(self, dag: Dag) -> None:
+        """Raise a LiteflowError for what a dag asks of the default engine that it cannot make sense of."""
+        check = getattr(self.default, "check_dag", None)
+        if check is not None:
+            check(dag)
 
     def start(self) -> None:
         self.default.start()

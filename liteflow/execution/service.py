@@ -313,7 +313,7 @@ class ExecutorService:
         name, moment, params_json = check_request(dag, params, run_id, logical_date)
         _check_priority(priority)
         assert self._pools is not None
-        self._pools.check(prepared)
+        self._check(prepared)
         must_match_date = logical_date is not None
         if alone:
             self._see_who_goes_on(dag.dag_id)
@@ -414,7 +414,7 @@ class ExecutorService:
         self._refuse_when_unusable()
         prepared = self._prepare(dag)
         assert self._pools is not None
-        self._pools.check(prepared)
+        self._check(prepared)
         while True:
             run = self._recorded(dag.dag_id, run_id)
             mine = self._loop.runs.get(run.pk) if self._loop is not None else None
@@ -444,7 +444,7 @@ class ExecutorService:
 
         prepared = self._prepare(dag)
         assert self._pools is not None
-        self._pools.check(prepared)
+        self._check(prepared)
         source = self._recorded(dag.dag_id, from_run)
         if only_failed:
             _refuse_only_failed(source, params)
@@ -553,6 +553,14 @@ class ExecutorService:
                 if len(passing) > MOST_PREPARED_DAGS:  # an application may build a dag for each run
                     del self._prepared[passing[0]]
             return known
+
+    def _check(self, prepared: PreparedDag) -> None:
+        """Raise a LiteflowError for a dag that names a pool that there is not, or asks its executor for nonsense."""
+        assert self._pools is not None
+        self._pools.check(prepared)
+        check_dag = getattr(self._engine, "check_dag", None)
+        if check_dag is not None:
+            check_dag(prepared.dag)
 
     def _code_of(self, function: Callable[..., Any], whose: str) -> tuple[int, Code]:
         key = id(function)  # not itself: functions that are equal need not do the same
