@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from liteflow.execution.ready import Gate
 
 CHUNK_S = 0.004
-"""How much expected work a slot is given at once."""
+"""How much expected work a slot is given at once. An engine to which the way is longer says it itself: `chunk_s`."""
 CHUNK_JOBS = 64
 
 
@@ -26,13 +26,14 @@ class _Room:
     def __init__(self, lane: Lane, ready: int) -> None:
         share = -(-ready // lane.engine.size())
         self._most = min(CHUNK_JOBS, share) if lane.engine.chunks else 1
+        self._chunk_s: float = getattr(lane.engine, "chunk_s", CHUNK_S)
         self._vacancies = iter(lane.vacancies())
         self._open_next()
 
     def _open_next(self) -> None:
         self._vacancy = next(self._vacancies, None)
         self._count = 0
-        self._budget = CHUNK_S
+        self._budget = self._chunk_s
 
     def take(self, expected_s: float | None) -> int | None:
         """The vacancy for a job that takes so long by experience; None if there is none left."""

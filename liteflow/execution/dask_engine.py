@@ -108,6 +108,8 @@ class DaskEngine:
     """
 
     chunks = True
+    chunk_s = 0.05
+    """How much expected work goes in one Dask task: each costs the scheduler about a millisecond."""
 
     def __init__(self, executor: Any, count: int) -> None:
         self._executor = executor
