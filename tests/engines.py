@@ -24,6 +24,10 @@ def executor_of(name: str = ENGINE) -> Iterator[Executor | str | None]:
         yield None
     elif name == "threads":
         yield "threads"
+    elif name == "dask":
+        from tests.dask_cluster import client_of_session
+
+        yield client_of_session().get_executor()
     else:
         raise LookupError(f"LITEFLOW_TEST_ENGINE={name}: there is no such engine")
 
