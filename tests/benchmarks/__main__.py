@@ -12,10 +12,11 @@ from liteflow.execution.cpus import usable_cpus
 from tests.benchmarks.compare import Figure, compare
 from tests.benchmarks.growth import GROWTH
 from tests.benchmarks.lagging import lagging
+from tests.benchmarks.on_dask import on_dask
 from tests.benchmarks.starting import starting
 from tests.benchmarks.workloads import WORKLOADS
 
-NAMES = [*WORKLOADS, "start", "lag", *GROWTH]
+NAMES = [*WORKLOADS, "start", "lag", "dask", *GROWTH]
 
 
 @click.command()
@@ -37,6 +38,8 @@ def main(names: tuple[str, ...], rounds: int, workers: int, check: bool) -> None
             found = starting(rounds)
         elif name == "lag":
             found = lagging(rounds, workers)
+        elif name == "dask":
+            found = on_dask(rounds, workers)
         else:
             found = GROWTH[name](rounds, workers)
         for one in found:

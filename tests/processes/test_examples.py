@@ -345,3 +345,22 @@ def test_embedded_prints_its_own_words_and_leaves_nothing(tmp_path: Path) -> Non
         "Failed: 1",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+# dask_cluster.py
+
+
+def test_dask_cluster_runs_the_weather_dag_on_two_workers(tmp_path: Path) -> None:
+    done = run_in(tmp_path, EXAMPLES / "dask_cluster.py")
+
+    assert done.stdout == "48 months from 1461 days of weather, the chart is weather_output/weather.svg\n"
+    run = latest_run("weather_etl", tmp_path)
+    assert set(states_of(run).values()) == {"success"}
+    assert (tmp_path / "weather_output").is_dir()
+
+
+def test_dask_cluster_says_in_one_line_that_dask_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "distributed.py").write_text("raise ImportError('not installed')\n")
+    done = run_python(str(EXAMPLES / "dask_cluster.py"), cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "This example needs Dask: pip install 'liteflow[dask]'\n"
