@@ -242,6 +242,9 @@ class DaskEngine:
     def replace_no_more(self) -> None:
         return
 
+    def kill(self) -> None:
+        return  # its workers' threads cannot be; what they give is fenced
+
     # Talking to the scheduler
 
     def _call_and_wait(self, **message: Any) -> Any:
