@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -69,6 +70,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (kept if wanted else others).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = kept
+
+
+def beside(db: str) -> Path:
+    """A directory in which commands may work that are about this database: its own, if it is a file."""
+    return Path(tempfile.gettempdir()) if "://" in db else Path(db).parent
+
+
+def change(db: str, *statements: str, **values: Any) -> None:
+    """Do to a database what the program never does, in one transaction: text of SQL, with `:name` for a value."""
+    from sqlalchemy import text
+
+    from liteflow.storage.engine import connect
+
+    with connect(db, pooled=False).write() as connection:
+        for statement in statements:
+            connection.execute(text(statement), values)
 
 
 def descendants() -> set[int]:

@@ -314,8 +314,8 @@ class LiveDisplay(_Base):
 
 def db_hint(path: str) -> str:
     """How to name the database on the command line; nothing when it is the one that is taken anyway."""
-    from liteflow.storage.engine import default_db_path
+    from liteflow.storage.engine import told_path
 
-    if path == os.path.abspath(default_db_path()):
+    if path == told_path(None):
         return ""
     return f" --db {shlex.quote(path.removeprefix(os.getcwd() + os.sep))}"

@@ -18,7 +18,7 @@ from liteflow.storage import checkpoints
 from liteflow.storage.checkpoints import checkpoint
 from liteflow.storage.engine import Database
 from liteflow.storage.schema import open_database
-from tests.conftest import ROOT
+from tests.conftest import ROOT, beside
 
 fcntl = pytest.importorskip("fcntl", reason="checkpoints take a lock of POSIX")
 
@@ -163,7 +163,7 @@ def test_there_is_always_something_to_copy(database: Database, db: str) -> None:
 def test_nothing_is_left_but_the_database(database: Database, db: str) -> None:
     add(database, 60)
     database.close()
-    assert os.listdir(Path(db).parent) == [Path(db).name]
+    assert os.listdir(beside(db)) == [Path(db).name]
 
 
 def test_what_a_killed_process_left_in_the_wal_is_copied(db: str) -> None:
@@ -200,6 +200,8 @@ import sys
 from liteflow.storage import checkpoints
 from liteflow.storage.schema import open_database
 from sqlalchemy import text
+
+pytestmark = pytest.mark.sqlite("about the WAL of SQLite")
 checkpoints.CHECKPOINT_BYTES = 1
 database = open_database({db!r})
 me = int(sys.argv[1])

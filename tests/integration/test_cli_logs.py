@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,11 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from liteflow import Dag, task
 from liteflow.execution import following
-from liteflow.execution.liveness import OwnLock
+from liteflow.execution.liveness import OwnLock, lock_directory
 from liteflow.execution.processes import start_time_of
+from liteflow.execution.progress import db_hint
 from liteflow.states import RunState
 from liteflow.storage import logs, recording, tables
 from liteflow.storage.engine import DRIVER
@@ -268,6 +271,7 @@ def test_nothing_is_missed_or_told_twice_in_whatever_parts_it_is_read(
     assert read(late) == ["one more", "and another"]
 
 
+@pytest.mark.sqlite("which way SQLite takes")
 def test_keys_that_are_given_again_hide_nothing(run: DagRun) -> None:
     """SQLite gives the keys of deleted lines again when they were the greatest ones."""
     say(run, "first")
@@ -293,6 +297,7 @@ def test_only_the_last_of_what_is_new(run: DagRun) -> None:
     assert reader.newest(3) == []
 
 
+@pytest.mark.sqlite("which way SQLite takes")
 def test_new_lines_are_found_without_looking_at_old_ones(run: DagRun) -> None:
     def plan(statement: object) -> list[str]:
         with run.history.read() as connection:
@@ -344,10 +349,10 @@ def test_a_run_is_followed_until_it_is_over(run: DagRun, meanwhile: Callable[...
         lambda: say(run, "of b", task_id="b"),
         lambda: (say(run, "last"), end(run)),
     )
-    done = command("logs", "dag", "a", "-f", "--db", "test.db", cwd=tmp_path)
+    done = command("logs", "dag", "a", "-f", "--db", run.history.database.path, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert [line[20:] for line in done.stdout.splitlines()] == ["[a] before", "[a] one", "[a] two", "[a] last"]
-    again = command("logs", "dag", "a", "-f", "--db", "test.db", cwd=tmp_path)
+    again = command("logs", "dag", "a", "-f", "--db", run.history.database.path, cwd=tmp_path)
     assert again.stdout == done.stdout, "one that is over is not waited for"
 
 
@@ -356,7 +361,7 @@ def test_following_as_json_is_an_object_on_each_line(
 ) -> None:
     say(run, "old", "before")
     meanwhile(lambda: say(run, "one", level=30), lambda: end(run))
-    done = command("logs", "dag", "-f", "--tail", "1", "--json", "--db", "test.db", cwd=tmp_path)
+    done = command("logs", "dag", "-f", "--tail", "1", "--json", "--db", run.history.database.path, cwd=tmp_path)
     documents = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(one["message"], one["level"]) for one in documents] == [("before", None), ("one", "WARNING")]
     assert set(documents[0]) == {"task_id", "map_index", "try_number", "at", "level", "logger", "message"}
@@ -364,7 +369,9 @@ def test_following_as_json_is_an_object_on_each_line(
 
 def test_filters_hold_while_it_follows(run: DagRun, meanwhile: Callable[..., None], tmp_path: Path) -> None:
     meanwhile(lambda: say(run, "no", "yes 1"), lambda: say(run, "yes 2", level=40), lambda: end(run))
-    done = command("logs", "dag", "-f", "--grep", "yes", "--level", "ERROR", "--db", "test.db", cwd=tmp_path)
+    done = command(
+        "logs", "dag", "-f", "--grep", "yes", "--level", "ERROR", "--db", run.history.database.path, cwd=tmp_path
+    )
     assert [line[20:] for line in done.stdout.splitlines()] == ["[a] ERROR yes 2"]
 
 
@@ -372,13 +379,16 @@ def test_a_run_whose_owner_dies_ends_it_and_is_named_with_what_to_do(
     run: DagRun, meanwhile: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "OWNER_LOOK_S", 0.0)
-    (lock_file,) = Path(f"{run.history.database.path}.locks").iterdir()
+    (lock_file,) = lock_directory(run.history.database.path).iterdir()
     meanwhile(lambda: say(run, "one"), lambda: (say(run, "two"), lock_file.unlink()))
-    done = command("logs", "dag", "-f", "--db", "test.db", cwd=tmp_path)
+    done = command("logs", "dag", "-f", "--db", run.history.database.path, cwd=tmp_path)
     assert done.returncode == 0
     assert [line[20:] for line in done.stdout.splitlines()] == ["[a] one", "[a] two"]
+    with contextlib.chdir(tmp_path):
+        where = db_hint(run.history.database.path)
+    assert where.startswith(" --db ")
     assert done.stderr == (
-        "dag/own was interrupted: nothing drives it. Go on with: liteflow run flow.py --resume dag/own --db test.db\n"
+        f"dag/own was interrupted: nothing drives it. Go on with: liteflow run flow.py --resume dag/own{where}\n"
     )
 
 
@@ -387,7 +397,7 @@ def test_a_run_that_is_taken_up_by_another_is_followed_on(
 ) -> None:
     monkeypatch.setattr(following, "OWNER_LOOK_S", 0.0)
     path = run.history.database.path
-    locks = Path(f"{path}.locks")
+    locks = lock_directory(path)
 
     takers: list[OwnLock] = []
 
@@ -396,10 +406,10 @@ def test_a_run_that_is_taken_up_by_another_is_followed_on(
         takers.append(OwnLock(path, "taker"))
         with run.history.database.write() as connection:
             pk = recording.record_executor(connection, "taker", socket.gethostname(), start_time_of(os.getpid()), 1)
-            connection.exec_driver_sql("UPDATE liteflow_dag_run SET executor_pk = ?", (pk,))
+            connection.execute(update(tables.DAG_RUN).values(executor_pk=pk))
 
     meanwhile(taken_up, lambda: say(run, "by the other"), lambda: end(run))
-    done = command("logs", "dag", "-f", "--db", "test.db", cwd=tmp_path)
+    done = command("logs", "dag", "-f", "--db", run.history.database.path, cwd=tmp_path)
     takers[0].release()
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("[a] by the other\n")
@@ -419,7 +429,7 @@ def test_a_queued_run_is_waited_for(run: DagRun, meanwhile: Callable[..., None],
     meanwhile(
         lambda: None, change(f"state = 'running', executor_pk = {owner.pk}"), lambda: say(run, "x"), lambda: end(run)
     )
-    done = command("logs", "dag", "-f", "--db", "test.db", cwd=tmp_path)
+    done = command("logs", "dag", "-f", "--db", run.history.database.path, cwd=tmp_path)
     assert done.returncode == 0
     assert done.stderr == "dag/own is queued: waiting for it to begin\n"
     assert done.stdout.endswith("[a] x\n")
@@ -427,17 +437,18 @@ def test_a_queued_run_is_waited_for(run: DagRun, meanwhile: Callable[..., None],
 
 def test_a_run_that_is_deleted_meanwhile_is_told(run: DagRun, meanwhile: Callable[..., None], tmp_path: Path) -> None:
     meanwhile(lambda: run.history.delete_run(run.pk))
-    done = command("logs", "dag", "-f", "--db", "test.db", cwd=tmp_path)
+    done = command("logs", "dag", "-f", "--db", run.history.database.path, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "the run is not there any more" in done.stderr
 
 
+@pytest.mark.sqlite("about the file of the database")
 def test_a_file_that_is_removed_meanwhile_is_told(
     run: DagRun, meanwhile: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "OWNER_LOOK_S", 0.0)
     meanwhile(lambda: Path(run.history.database.path).unlink())
-    done = command("logs", "dag", "-f", "--db", "test.db", cwd=tmp_path)
+    done = command("logs", "dag", "-f", "--db", run.history.database.path, cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
     assert "was removed or replaced" in done.stderr
     assert not Path(run.history.database.path).exists(), "nor is it made anew"
@@ -449,11 +460,12 @@ def test_ctrl_c_ends_it_with_130(run: DagRun, meanwhile: Callable[..., None], tm
 
     say(run, "before")
     meanwhile(interrupt)
-    done = command("logs", "dag", "-f", "--db", "test.db", cwd=tmp_path)
+    done = command("logs", "dag", "-f", "--db", run.history.database.path, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (130, "")
     assert done.stdout.endswith("[a] before\n")
 
 
+@pytest.mark.sqlite("a server does not tell that nothing was committed")
 def test_while_nothing_is_committed_nothing_is_read(
     run: DagRun, meanwhile: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -462,5 +474,5 @@ def test_while_nothing_is_committed_nothing_is_read(
     monkeypatch.setattr(type(run.history), "read", lambda self: scopes.append(1) or original(self))
     seen: list[int] = []
     meanwhile(*[lambda: seen.append(len(scopes))] * 5, lambda: end(run))
-    assert command("logs", "dag", "-f", "--db", "test.db", cwd=tmp_path).returncode == 0
+    assert command("logs", "dag", "-f", "--db", run.history.database.path, cwd=tmp_path).returncode == 0
     assert len(set(seen)) == 1, "five looks at the database without a scope"

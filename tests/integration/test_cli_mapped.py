@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import event, insert, select, update
+from sqlalchemy import BigInteger, event, insert, literal, select, update
 
 from liteflow import Dag
 from liteflow.cli import cli
@@ -66,8 +66,8 @@ class Recorded:
                 .values(
                     state=S.SUCCESS,
                     try_number=1,
-                    started_at=us + (TI.c.map_index + 1) * 1_000_000,
-                    ended_at=us + (TI.c.map_index + 3) * 1_000_000,
+                    started_at=literal(us, BigInteger) + (TI.c.map_index + 1) * 1_000_000,
+                    ended_at=literal(us, BigInteger) + (TI.c.map_index + 3) * 1_000_000,
                 )
             )
             for key, values in (cells or {}).items():

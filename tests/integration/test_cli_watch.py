@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from liteflow.cli import watch as watching_command
 from liteflow.execution import following, watching
@@ -56,8 +57,9 @@ def make_run(db: str, name: str, *, mapped: int = 5) -> DagRun:
             executor_pk=owner,
             now_us=count + 1,
         )
-        connection.exec_driver_sql(
-            "UPDATE liteflow_dag_run SET state = 'running', started_at = ? WHERE id = ?", (NOW_US - 90_000_000, pk)
+        started = tables.from_microseconds(NOW_US - 90_000_000)
+        connection.execute(
+            update(tables.DAG_RUN).where(tables.DAG_RUN.c.id == pk).values(state=RunState.RUNNING, started_at=started)
         )
     return open_history(db).find_run(f"etl/{name}")
 
@@ -77,12 +79,10 @@ def change(run: DagRun, task_id: str, state: S, *, index: int | None = None, **c
         values = {"started_at": NOW_US - 4_000_000, "slot": 1, **values}
     elif state.is_terminal:
         values = {"started_at": NOW_US - 4_000_000, "ended_at": NOW_US - 1_000_000, **values}
-    sql = ", ".join(f"{name} = ?" for name in values)
-    where = "run_pk = ? AND task_id = ?" + ("" if index is None else f" AND map_index = {index}")
+    ti = tables.TASK_INSTANCE.c
+    those = [ti.run_pk == run.pk, ti.task_id == task_id, *([] if index is None else [ti.map_index == index])]
     with run.history.database.write() as connection:
-        connection.exec_driver_sql(
-            f"UPDATE liteflow_task_instance SET {sql} WHERE {where}", (*values.values(), run.pk, task_id)
-        )
+        connection.execute(update(tables.TASK_INSTANCE).where(*those).values(values))
 
 
 def end(run: DagRun, state: RunState) -> None:

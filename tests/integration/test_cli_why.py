@@ -25,7 +25,7 @@ from liteflow.storage import recording, tables
 from liteflow.storage.history import open_history
 from liteflow.storage.recording import DagFacts, TaskFacts
 from liteflow.storage.schema import open_database
-from tests.conftest import command
+from tests.conftest import beside, command
 
 REASON_KEYS = {
     "task_id",
@@ -241,6 +241,7 @@ def test_what_is_not_there_is_named_with_the_nearest(ran: str, tmp_path: Path) -
     assert (run.returncode, "did you mean 'etl'" in run.stderr) == (2, True)
 
 
+@pytest.mark.sqlite("a database in a server is there beforehand")
 def test_without_a_database_or_a_run_it_says_so(db: str, tmp_path: Path) -> None:
     missing = command("why", "etl", "--db", db, cwd=tmp_path)
     assert (missing.returncode, "no such database" in missing.stderr) == (3, True)
@@ -329,7 +330,7 @@ class Stage:
         return pk
 
     def lines(self, *arguments: str) -> list[str]:
-        done = command("why", *arguments, "--db", self.path, cwd=Path(self.path).parent)
+        done = command("why", *arguments, "--db", self.path, cwd=beside(self.path))
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.splitlines()
 
@@ -386,7 +387,7 @@ def test_a_run_that_goes_on_says_what_it_waits_for_and_for_how_long(stage: Stage
     assert lines[2] == ("e pending: waits for a (running 30.0 s), c (up_for_retry), d (up_for_reschedule) and 1 more")
     assert "q queued: waits for a slot: 1 of the run go on" in lines
     assert "b pending: waits for a (running 30.0 s)" in lines
-    document = json.loads(command("why", "etl/now", "--json", "--db", stage.path, cwd=Path(stage.path).parent).stdout)
+    document = json.loads(command("why", "etl/now", "--json", "--db", stage.path, cwd=beside(stage.path)).stdout)
     assert document["waits_for"] == lines[1].removeprefix("waits for ")
 
 
@@ -497,11 +498,12 @@ def test_thousands_of_reasons_are_a_few_lines(stage: Stage) -> None:
 def test_thousands_of_tasks_are_bounded_too(stage: Stage) -> None:
     tasks = {f"t{number}": {"state": S.FAILED, "error": f"E{number}"} for number in range(300)}
     stage.run("r1", tasks, state=RunState.FAILED)
-    done = command("why", "etl/r1", "--db", stage.path, cwd=Path(stage.path).parent)
+    done = command("why", "etl/r1", "--db", stage.path, cwd=beside(stage.path))
     assert len(done.stdout.splitlines()) == 1 + why.MOST_LINES
     assert done.stderr == "... and 200 more; name a TASK, or see --json\n"
 
 
+@pytest.mark.sqlite("which way SQLite takes")
 def test_it_reads_with_indexes_and_does_not_go_through_other_runs(stage: Stage) -> None:
     stage.run("r0", {"a": running(stage, pool="gpu")})
     stage.run("r1", {"a": running(stage), "b": {"state": S.QUEUED, "pool": "gpu"}, "c": {"state": S.SKIPPED}})

@@ -20,7 +20,7 @@ from liteflow.states import RunState
 from liteflow.storage import recording
 from liteflow.storage.history import open_history
 from liteflow.storage.schema import open_database
-from tests.conftest import command
+from tests.conftest import beside, command
 from tests.pasts import dead_executor, make_run
 
 
@@ -179,7 +179,7 @@ def test_only_the_last_ten_have_bars(db: str) -> None:
     for number in range(13):
         make_run(database, gone, f"r{number}", days_ago=20 - number, took_s=1 + number)
     database.close()
-    (dag,) = json.loads(command("dags", "--json", "--db", db, cwd=Path(db).parent).stdout)
+    (dag,) = json.loads(command("dags", "--json", "--db", db, cwd=beside(db)).stdout)
     assert [one["duration_s"] for one in dag["last_runs"]] == [float(number) for number in range(4, 14)]
 
 

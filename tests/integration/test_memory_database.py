@@ -18,6 +18,7 @@ from liteflow.storage.tables import POOL
 SCHEMA = text("SELECT type, name, sql FROM sqlite_master ORDER BY 1, 2")
 
 
+@pytest.mark.sqlite("about a database in memory")
 def test_it_has_the_schema_of_a_file(db: str) -> None:
     file = open_database(db, create=True)
     with file.read() as one, memory_database().read() as other:

@@ -200,6 +200,7 @@ def test_a_value_that_is_no_bytes_is_one_error(database: Database, statement: st
         read(run)
 
 
+@pytest.mark.sqlite("which way SQLite takes")
 def test_logs_values_and_tries_are_found_along_an_index(database: Database) -> None:
     run_of(database, ONE)
     for prepared in (pages._LOG, pages._XCOMS, pages._TRIES):

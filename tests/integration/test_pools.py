@@ -140,6 +140,7 @@ def test_the_list_counts_the_claims_of_owners_that_live(database: Database) -> N
     assert [pool.slots_in_use for pool in living] == [2, 0]
 
 
+@pytest.mark.sqlite("which way SQLite takes")
 def test_claims_are_found_by_the_index_of_claims(database: Database) -> None:
     """However many task instances the database holds."""
     from sqlalchemy import event

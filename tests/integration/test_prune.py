@@ -22,7 +22,7 @@ from liteflow.storage.engine import Database
 from liteflow.storage.pruning import Limits, delete_some, due_runs_of, give_back_some, space_of
 from liteflow.storage.schema import open_database
 from liteflow.storage.tables import EXECUTOR, LOG_RECORD, TASK_INSTANCE, XCOM
-from tests.conftest import command
+from tests.conftest import beside, command
 from tests.pasts import DAY_US, dead_executor, make_run, run_ids, set_run
 
 
@@ -48,7 +48,7 @@ def past(database: Database, executor_pk: int) -> Database:
 
 
 def prune(database: Database, *args: str) -> Any:
-    return command("prune", "--db", database.path, *args, cwd=Path(database.path).parent)
+    return command("prune", "--db", database.path, *args, cwd=beside(database.path))
 
 
 def counts(database: Database) -> list[int]:
@@ -203,7 +203,7 @@ def test_a_run_goes_in_steps_and_what_is_left_is_sound(database: Database, execu
         assert sum(before) - sum(now) <= 1_200
         before = now
         if waiting:
-            shown = command("runs", "--db", database.path, cwd=Path(database.path).parent).stdout
+            shown = command("runs", "--db", database.path, cwd=beside(database.path)).stdout
             assert "success (pruned)" in shown
     assert steps > 4
     assert run_ids(database) == []
@@ -269,6 +269,7 @@ def test_a_reader_keeps_what_it_began_to_read(past: Database) -> None:
     assert counts(past) == [0, 0, 0]
 
 
+@pytest.mark.sqlite("which way SQLite takes")
 def test_statements_use_indexes(past: Database) -> None:
     seen: list[tuple[str, Any]] = []
     with past.write() as connection:
@@ -318,6 +319,7 @@ def pages(path: str) -> tuple[int, int]:
         return count, free
 
 
+@pytest.mark.sqlite("about the file of the database")
 def test_space_is_given_back_to_the_file_system(database: Database, executor_pk: int) -> None:
     make_run(database, executor_pk, "large", value=b"x" * 3_000_000)
     make_run(database, executor_pk, "small")
@@ -327,6 +329,7 @@ def test_space_is_given_back_to_the_file_system(database: Database, executor_pk:
     assert pages(database.path)[1] == 0
 
 
+@pytest.mark.sqlite("about the file of the database")
 def test_it_is_given_back_in_steps_and_some_may_be_kept(database: Database, executor_pk: int) -> None:
     pk = make_run(database, executor_pk, "large", value=b"x" * 3_000_000)
     delete_some(database, deque([pk]), slice_s=60)
@@ -360,7 +363,7 @@ def test_an_older_file_keeps_its_size_until_it_is_vacuumed(older: Database) -> N
     assert "liteflow db vacuum --db older.db" in done.stderr
     count, free = pages(older.path)
     assert free > 2_000
-    vacuumed = command("db", "vacuum", "--db", older.path, cwd=Path(older.path).parent)
+    vacuumed = command("db", "vacuum", "--db", older.path, cwd=beside(older.path))
     assert vacuumed.returncode == 0, vacuumed.stderr
     assert "nobody else can write" in vacuumed.stderr
     assert pages(older.path)[0] < count - free + 50
@@ -376,7 +379,7 @@ def test_vacuum_waits_for_no_run_unless_it_is_told_to(older: Database) -> None:
     with older.write() as connection:
         living = recording.record_executor(connection, "lives", "localhost", None, 1)
     make_run(older, living, "going", state=RunState.RUNNING)
-    cwd = Path(older.path).parent
+    cwd = beside(older.path)
     refused = command("db", "vacuum", "--db", older.path, cwd=cwd)
     assert refused.returncode == 2
     assert "etl/going is running" in refused.stderr
@@ -389,7 +392,7 @@ def test_vacuum_says_beforehand_that_the_disk_is_too_full(older: Database, monke
     import shutil
 
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: type("Usage", (), {"free": 1000})())
-    refused = command("db", "vacuum", "--db", older.path, cwd=Path(older.path).parent)
+    refused = command("db", "vacuum", "--db", older.path, cwd=beside(older.path))
     assert refused.returncode == 3
     assert "bytes of free disk, and there are 1,000" in refused.stderr
 
@@ -398,7 +401,7 @@ def test_vacuum_says_beforehand_that_the_disk_is_too_full(older: Database, monke
 
 
 def test_stats(past: Database) -> None:
-    cwd = Path(past.path).parent
+    cwd = beside(past.path)
     shown = command("db", "stats", "--db", past.path, cwd=cwd)
     assert (shown.returncode, shown.stderr) == (0, "")
     lines = shown.stdout.splitlines()
@@ -411,7 +414,7 @@ def test_stats(past: Database) -> None:
 
 
 def test_stats_as_json(past: Database) -> None:
-    found = json.loads(command("db", "stats", "--json", "--db", past.path, cwd=Path(past.path).parent).stdout)
+    found = json.loads(command("db", "stats", "--json", "--db", past.path, cwd=beside(past.path)).stdout)
     assert set(found) == {
         "path", "file_bytes", "wal_bytes", "page_bytes", "pages", "free_pages", "auto_vacuum", "bytes_from", "tables",
         "dags", "oldest_run", "newest_run",
@@ -435,14 +438,15 @@ def test_stats_of_an_empty_database(database: Database, tmp_path: Path) -> None:
     assert (found["dags"], found["oldest_run"], found["newest_run"]) == ([], None, None)
 
 
+@pytest.mark.sqlite("about the file of the database")
 def test_without_a_table_of_pages_lengths_are_told_and_that_it_is_so(
     past: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from liteflow.storage import sizes
 
     monkeypatch.setattr(sizes, "_bytes_by_table", lambda _connection: None)
-    done = command("db", "stats", "--db", past.path, cwd=Path(past.path).parent)
+    done = command("db", "stats", "--db", past.path, cwd=beside(past.path))
     assert "bytes are the lengths of what the rows hold" in done.stderr
-    found = json.loads(command("db", "stats", "--json", "--db", past.path, cwd=Path(past.path).parent).stdout)
+    found = json.loads(command("db", "stats", "--json", "--db", past.path, cwd=beside(past.path)).stdout)
     assert found["bytes_from"] == "lengths"
     assert next(one["bytes"] for one in found["tables"] if one["table"] == "liteflow_log_record") > 240

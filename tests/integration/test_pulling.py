@@ -185,6 +185,7 @@ def test_of_runs_with_the_same_date_this_one_counts_first_then_the_latest(databa
     assert pull(database, ["first"], prior=100) == [("first", -1, b"2")]
 
 
+@pytest.mark.sqlite("which way SQLite takes")
 def test_prior_runs_are_walked_by_their_date(database: Database) -> None:
     create(database, "r")
     seen = statements(database)
@@ -278,6 +279,7 @@ def test_the_first_run_has_none_before_it(database: Database) -> None:
     assert before(database, 99) is None
 
 
+@pytest.mark.sqlite("which way SQLite takes")
 def test_the_run_before_is_found_by_an_index(database: Database) -> None:
     this, _ = create(database, "this")
     seen = statements(database)
