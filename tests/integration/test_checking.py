@@ -194,8 +194,8 @@ def test_of_many_rows_of_a_kind_some_are_named_and_the_rest_is_counted(sound: st
     change(
         sound,
         "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 99) "
-        "INSERT INTO liteflow_task_instance (id, run_pk, task_id, map_index, upstream, trigger_rule, state, generation, "
-        "try_number, crashes) SELECT 100 + i, 1, 'many', i, '[]', 'all_success', 'pending', 0, 0, 0 FROM n",
+        "INSERT INTO liteflow_task_instance (id, run_pk, task_id, map_index, upstream, trigger_rule, state, "
+        "generation, try_number, crashes) SELECT 100 + i, 1, 'many', i, '[]', 'all_success', 'pending', 0, 0, 0 FROM n",
     )
     found = check(sound)
     assert len(found) == MOST_OF_A_KIND + 1
