@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from liteflow.cli import completing
 from liteflow.cli.common import (
     ask,
     db_hint,
@@ -120,6 +121,35 @@ def backup_command(target: str | None, db_path: str | None) -> None:
     if target is not None and os.path.lexists(target):
         raise click.BadParameter(f"{target}: there already; name another file for the backup", param_hint="TARGET")
     echo(schema.backup(db_path, target))
+
+
+@examples(
+    "liteflow db copy liteflow.db postgresql+psycopg://etl@db.example/history",
+    "liteflow db copy postgresql+psycopg://etl@db.example/history history.db",
+)
+@db_command.command("copy")
+@click.argument("source", metavar="SRC", shell_complete=completing.files)
+@click.argument("target", metavar="DST", shell_complete=completing.files)
+@json_option
+def copy_command(source: str, target: str, as_json: bool) -> None:
+    """Copy the whole history from SRC to DST, also while runs go on in SRC. Each is a file or a URL.
+
+    DST may hold nothing yet. All or nothing: what was written is read again before it is committed. Runs that go on in
+    SRC arrive as interrupted ones, to be resumed.
+    """
+    from liteflow.storage.copying import copy_history
+
+    copied = copy_history(source, target)
+    if as_json:
+        tables = [one._asdict() for one in copied.tables]
+        print_json({"source": copied.source, "target": copied.target, "tables": tables})
+    else:
+        print_table(
+            ["TABLE", "ROWS", "BYTES"],
+            [[one.table, f"{one.rows:,}", bytes_text(one.bytes)] for one in copied.tables],
+            empty="there are no tables",
+        )
+        echo(f"{home_relative(copied.source)} -> {home_relative(copied.target)}", err=True)
 
 
 @examples("liteflow db check", "liteflow db check --db etl.db --json")
