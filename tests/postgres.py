@@ -132,10 +132,10 @@ class Server:
         with _locked(self._directory / "template.lock"):
             made = self._directory / f"template-{self.port}"
             if not made.exists():
-                from liteflow.storage import schema
+                from liteflow.storage.schema import open_database
 
                 self.execute(f"DROP DATABASE IF EXISTS {TEMPLATE}", f"CREATE DATABASE {TEMPLATE} TEMPLATE template0")
-                schema.upgrade(self.url(TEMPLATE))
+                open_database(self.url(TEMPLATE), create=True, pooled=False).close()
                 made.touch()
         return TEMPLATE
 

@@ -177,8 +177,9 @@ class PostgresSide:
     def insert(self, table: Table, rows: Iterable[Row]) -> None:
         """Write rows, in their order."""
         into = f"COPY {table.name} ({_columns(table)}) FROM STDIN (FORMAT BINARY)"
+        types = [_OF_COPY[one.type_name] for one in self._domains(table)]  # a COPY has the connection for itself
         with self._driver.cursor() as cursor, cursor.copy(into) as copy:
-            copy.set_types([_OF_COPY[one.type_name] for one in self._domains(table)])
+            copy.set_types(types)
             for row in rows:
                 copy.write_row(row)
 
