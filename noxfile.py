@@ -78,6 +78,28 @@ def browser(session: nox.Session) -> None:
     session.log(f"screenshots are in {shots}")
 
 
+SEMANTICS = ("tests/processes/semantics", "tests/processes/test_same_states.py")
+"""What a dag means, which is the same on every engine and in every database."""
+
+
+@nox.session(python="3.11")
+def postgres(session: nox.Session) -> None:
+    """Storage, commands and semantics on PostgreSQL, which must be here (Debian: apt-get install postgresql)."""
+    session.install("-e", ".[dev]")
+    env = {"LITEFLOW_NEEDS_POSTGRES": "1", "LITEFLOW_TEST_DATABASE": "postgresql"}
+    session.run("python", "-m", "pytest", "-n", "auto", "tests/integration", *SEMANTICS, *session.posargs, env=env)
+
+
+@nox.session(python="3.11")
+@nox.parametrize("database", ["sqlite", "postgresql"])
+@nox.parametrize("engine", ["slots", "threads", "dask"])
+def engines(session: nox.Session, engine: str, database: str) -> None:
+    """Semantics on each engine, in each kind of database: the same states, the same XComs."""
+    session.install("-e", ".[dev]")
+    env = {"LITEFLOW_TEST_ENGINE": engine, "LITEFLOW_TEST_DATABASE": database, "LITEFLOW_NEEDS_POSTGRES": "1"}
+    session.run("python", "-m", "pytest", "-n", "auto", *SEMANTICS, *session.posargs, env=env)
+
+
 @nox.session(python="3.11")
 def bench(session: nox.Session) -> None:
     """Speed, memory and disk against a bare loop over a process pool; see tests/benchmarks/README.md. Some minutes."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import functools
 import itertools
 import json
 import os
@@ -241,8 +242,13 @@ class Server:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Server:
     """The server of this session of pytest, which lives as long as any worker. Nobody may stop it, and it forgets what
     it has when it is killed."""
+    return server_of_session(tmp_path_factory.getbasetemp())
+
+
+@functools.cache
+def server_of_session(base: Path) -> Server:
+    """The same, by pytest's base for temporary directories; skips the test or lets it fail where there is none."""
     _require()
-    base = tmp_path_factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
     return Server(shared / "postgres", safe=False)
 
