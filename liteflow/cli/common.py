@@ -24,7 +24,7 @@ db_option = click.option(
     "db_path",
     metavar="FILE",
     shell_complete=completing.files,
-    help="The database; default $LITEFLOW_DB, else liteflow.db.",
+    help="The database, a file or the URL of one of PostgreSQL; default $LITEFLOW_DB, else liteflow.db.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 executor_option = click.option(

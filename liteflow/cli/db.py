@@ -1,8 +1,9 @@
-"""`liteflow db`: the database file itself: its schema, its backup, its size, whether it is sound."""
+"""`liteflow db`: the database itself: its schema, its backup, its size, whether it is sound."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -79,14 +80,15 @@ def current_command(db_path: str | None, as_json: bool) -> None:
     """Print the schema revision of the database, and whether this liteflow can use it."""
     from liteflow.errors import DatabaseMissingError
     from liteflow.storage import schema
-    from liteflow.storage.engine import database_url
+    from liteflow.storage.engine import connect
 
-    path = str(database_url(db_path).database)
-    if not os.path.exists(path):
+    database = connect(db_path, pooled=False)
+    path = database.path
+    if database.is_file and not os.path.exists(path):
         raise DatabaseMissingError(
             f"{path}: no such database. Create it with: liteflow db upgrade{db_hint(path)}", path=path
         )
-    found = schema.read_revision(path)
+    found = schema.revision_of(database)
     if as_json:
         print_json({"path": path, "revision": found, "head": schema.HEAD, "usable": found == schema.HEAD})
     else:
@@ -115,9 +117,17 @@ def backup_command(target: str | None, db_path: str | None) -> None:
     """Copy the database to TARGET, a single file, also while runs go on. Prints its path.
 
     Without TARGET it lies beside the database, with the time in its name. A file that is there is not overwritten.
+    A database of PostgreSQL is backed up with pg_dump, or copied to a file with: liteflow db copy
     """
     from liteflow.storage import schema
+    from liteflow.storage.engine import connect
 
+    database = connect(db_path, pooled=False)
+    if not database.is_file:
+        raise click.UsageError(
+            f"{database.path}: no file; back it up with pg_dump, or copy it to one with: liteflow db copy "
+            f"{shlex.quote(database.path)} FILE"
+        )
     if target is not None and os.path.lexists(target):
         raise click.BadParameter(f"{target}: there already; name another file for the backup", param_hint="TARGET")
     echo(schema.backup(db_path, target))
@@ -218,14 +228,8 @@ def _run_named(run: NamedRun | None) -> dict[str, Any] | None:
 
 
 def _print_stats(path: str, found: DatabaseSize) -> None:
-    space = found.space
-    free = bytes_text(space.free_pages * space.page_bytes)
-    how = "given back by: liteflow prune" if space.can_shrink else "given back by: liteflow db vacuum"
     echo(path)
-    echo(
-        f"file {bytes_text(found.file_bytes)}, WAL {bytes_text(found.wal_bytes)}, free for new runs {free}"
-        + (f" ({how})" if space.free_pages else "")
-    )
+    echo(_room(found))
     for word, run in (("oldest", found.oldest), ("newest", found.newest)):
         if run is not None:
             echo(f"{word} run {run.dag_id}/{run.run_id}, {when(run.created_at)}")
@@ -254,6 +258,17 @@ def _print_stats(path: str, found: DatabaseSize) -> None:
     )
 
 
+def _room(found: DatabaseSize) -> str:
+    space = found.space
+    if space.auto_vacuum == "server":
+        return f"tables and indexes {bytes_text(found.file_bytes)}"
+    free = bytes_text(space.free_pages * space.page_bytes)
+    how = "given back by: liteflow prune" if space.can_shrink else "given back by: liteflow db vacuum"
+    return f"file {bytes_text(found.file_bytes)}, WAL {bytes_text(found.wal_bytes)}, free for new runs {free}" + (
+        f" ({how})" if space.free_pages else ""
+    )
+
+
 @examples("liteflow db vacuum", "liteflow db vacuum --force --db etl.db")
 @db_command.command("vacuum")
 @click.option("--force", is_flag=True, help="Also while runs go on: they wait until it is done.")
@@ -268,6 +283,8 @@ def vacuum_command(force: bool, db_path: str | None) -> None:
 
     history = open_history(db_path)
     path = history.database.path
+    if not history.database.is_file:
+        vacuum(history.database)  # raises, and says what the server does
     if not force:
         for run in history.runs(state=["queued", "running"]):
             if run.owner is not None and not is_interrupted(run):

@@ -25,6 +25,7 @@ from liteflow.cli.common import (
 from liteflow.cli.words import bytes_text, parse_span
 
 if TYPE_CHECKING:
+    from liteflow.storage.engine import Database
     from liteflow.storage.history import History
     from liteflow.storage.pruning import Amount, KnownDag, Limits
 
@@ -85,8 +86,8 @@ def prune_command(
             _print(due)
         ask(f"Delete {'this run' if runs == 1 else f'these {runs:,} runs'}?", yes)
     path = history.database.path
-    before = _bytes_of(path)
-    deleted = 0 if dry_run else _delete(path, [pk for _, _, pks, _ in due for pk in pks])
+    before = _bytes_of(history)
+    deleted = 0 if dry_run else _delete(history.database, [pk for _, _, pks, _ in due for pk in pks])
     space = _space(history)
     if as_json:
         print_json(
@@ -95,7 +96,7 @@ def prune_command(
                 "dags": [_document(dag, limits, amount) for dag, limits, _, amount in due],
                 "deleted_runs": deleted,
                 "file_bytes_before": before,
-                "file_bytes_after": _bytes_of(path),
+                "file_bytes_after": _bytes_of(history),
                 "auto_vacuum": space.auto_vacuum,
             }
         )
@@ -103,11 +104,10 @@ def prune_command(
     if dry_run or not due:
         _print(due)
         return
-    echo(
-        f"deleted {deleted:,} run{'' if deleted == 1 else 's'}; the file has {bytes_text(_bytes_of(path))}, "
-        f"it had {bytes_text(before)}",
-        err=True,
-    )
+    told = f"deleted {deleted:,} run{'' if deleted == 1 else 's'}"
+    if history.database.is_file:
+        told += f"; the file has {bytes_text(_bytes_of(history))}, it had {bytes_text(before)}"
+    echo(told, err=True)
     if not space.can_shrink:
         echo(
             f"{bytes_text(space.free_pages * space.page_bytes)} of it are free for new runs; a file that an older "
@@ -156,15 +156,16 @@ def _document(dag: KnownDag, limits: Limits, amount: Amount) -> Mapping[str, Any
     return {"dag_id": dag.dag_id, "keep_runs": limits.keep_runs, "days": limits.days, **amount._asdict()}
 
 
-def _delete(path: str, pks: Sequence[int]) -> int:
+def _delete(known: Database, pks: Sequence[int]) -> int:
     """Delete the runs and give the space back, with pauses in which others write; returns how many are gone."""
     from liteflow.execution.liveness import is_alive
     from liteflow.storage import pruning
-    from liteflow.storage.engine import Database
+    from liteflow.storage.engine import connect
     from liteflow.storage.sizes import shorten
     from liteflow.storage.untrusted import refusing_strange_values
 
-    database = Database(path)
+    database = connect(known.url)
+    path = database.path
     deleted = 0
     try:
         waiting = deque(pks)
@@ -177,7 +178,8 @@ def _delete(path: str, pks: Sequence[int]) -> int:
             time.sleep(pruning.PAUSE_S)
     finally:
         database.close()
-    shorten(path)
+    if database.is_file:
+        shorten(path)
     return deleted
 
 
@@ -188,8 +190,12 @@ def _space(history: History) -> Any:
         return space_of(connection)
 
 
-def _bytes_of(path: str) -> int:
-    """What the database takes on the disk."""
+def _bytes_of(history: History) -> int:
+    """What the database takes on the disk; in a server without what it keeps for all its databases."""
     from liteflow.storage.sizes import file_bytes
 
+    path = history.database.path
+    if not history.database.is_file:
+        space = _space(history)
+        return int(space.pages * space.page_bytes)
     return file_bytes(path) + file_bytes(f"{path}-wal")

@@ -33,7 +33,7 @@ from liteflow.storage.engine import (
     ALLOW_NETWORK,
     NETWORK_FILESYSTEMS,
     OLDEST_SQLITE,
-    database_url,
+    connect,
     filesystem_of,
     is_read_only,
 )
@@ -96,28 +96,37 @@ class Finding(NamedTuple):
 def check_up(db_path: str | os.PathLike[str] | None, now: datetime) -> tuple[str, list[Finding]]:
     """The path of the database, and what was found, in the order in which it was looked at.
 
-    Raises StorageError only for a path that names no file at all.
+    Raises StorageError only for a path that names no database at all.
     """
-    path = str(database_url(db_path).database)
-    return path, _Checkup(path, now).look()
+    database = connect(db_path, pooled=False)
+    checkup = Checkup(database.path, now)
+    if not database.is_file:
+        from liteflow.execution.checkup_server import ServerCheckup
+
+        checkup = ServerCheckup(database, now)
+    checkup.look()
+    return database.path, checkup.found
 
 
-class _Checkup:
+class Checkup:
+    """The looks at a file and its surroundings."""
+
     def __init__(self, path: str, now: datetime) -> None:
         self._path = path
         self._now = now
-        self._found: list[Finding] = []
+        self.found: list[Finding] = []
 
-    def look(self) -> list[Finding]:
+    def look(self) -> None:
+        """Look at one thing after the other, as far as there is something to look at."""
         self._look_at(self._versions, "versions")
         self._look_at(self._machine, "machine")
         self._look_at(self._file, "file")
         if os.path.isdir(self._path):
-            return self._found
+            return
         self._look_at(self._filesystem, "file system")
         self._look_at(self._room, "disk")
         if not os.path.isfile(self._path) or not self._is_usable():
-            return self._found
+            return
         self._look_at(self._damage, "integrity")
         self._look_at(self._wal, "wal")
         self._look_at(self._write_lock, "write lock")
@@ -126,7 +135,6 @@ class _Checkup:
         self._look_inside(self._runs, "runs")
         self._look_inside(self._pools, "pools")
         self._look_inside(self._free_pages, "free pages")
-        return self._found
 
     def _look_inside(self, look: Callable[[Connection], None], what: str) -> None:
         def look_there() -> None:
@@ -140,19 +148,19 @@ class _Checkup:
         try:
             look()
         except (LiteflowError, OSError, sqlite3.Error, ValueError) as error:
-            text = _one_line(str(error)).removeprefix(f"{self._path}: ")
+            text = one_line(str(error)).removeprefix(f"{self._path}: ")
             self._add(what, Level.PROBLEM, text, f"see: liteflow db check{db_hint(self._path)}")
 
     def _add(self, what: str, level: Level, text: str, cure: str | None = None) -> None:
-        self._found.append(Finding(what, level, text, cure))
+        self.found.append(Finding(what, level, text, cure))
 
     # Around the file
 
     def _versions(self) -> None:
         found = sqlite3.sqlite_version_info
         text = (
-            f"liteflow {_version_of('liteflow')}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
-            f"SQLAlchemy {_version_of('SQLAlchemy')}"
+            f"liteflow {version_of('liteflow')}, {self._python()}, SQLite {sqlite3.sqlite_version}, "
+            f"SQLAlchemy {version_of('SQLAlchemy')}"
         )
         if found < OLDEST_SQLITE:
             needed = ".".join(map(str, OLDEST_SQLITE))
@@ -166,6 +174,9 @@ class _Checkup:
             )
         else:
             self._add("versions", Level.OK, text)
+
+    def _python(self) -> str:
+        return f"Python {platform.python_version()}"
 
     def _machine(self) -> None:
         count = usable_cpus()
@@ -193,11 +204,11 @@ class _Checkup:
             self._add(
                 "file",
                 Level.WARNING,
-                f"{path}: {_size(os.path.getsize(path))}, and {what} may not be written: it can only be looked at",
+                f"{path}: {size_text(os.path.getsize(path))}, and {what} may not be written: it can only be looked at",
                 "make the file and its directory writable to run something",
             )
         else:
-            self._add("file", Level.OK, f"{path}: {_size(os.path.getsize(path))}, readable and writable")
+            self._add("file", Level.OK, f"{path}: {size_text(os.path.getsize(path))}, readable and writable")
 
     def _filesystem(self) -> None:
         found = filesystem_of(self._path)
@@ -216,7 +227,7 @@ class _Checkup:
         if not os.path.isdir(directory):
             return
         free = shutil.disk_usage(directory).free
-        text = f"{_size(free)} free"
+        text = f"{size_text(free)} free"
         if free < NEEDED_BYTES:
             self._add("disk", Level.PROBLEM, text, "make room")
         elif free < SCARCE_BYTES:
@@ -234,8 +245,12 @@ class _Checkup:
         try:
             found = read_revision(self._path, only_look=True)
         except (LiteflowError, sqlite3.Error, OSError) as error:
-            self._add("schema", Level.PROBLEM, _one_line(str(error).removeprefix(f"{self._path}: ")))
+            self._add("schema", Level.PROBLEM, one_line(str(error).removeprefix(f"{self._path}: ")))
             return False
+        return self._is_head(found, "a backup is made by: ")
+
+    def _is_head(self, found: str | None, before_upgrade: str) -> bool:
+        """Whether the revision is the one that is needed."""
         if found == HEAD:
             self._add("schema", Level.OK, f"revision {HEAD}")
             return True
@@ -243,10 +258,10 @@ class _Checkup:
             self._add("schema", Level.PROBLEM, "it has no tables", self._upgrade())
         elif found in known_revisions():
             what = f"revision {found}, this liteflow needs {HEAD}"
-            self._add("schema", Level.PROBLEM, what, self._upgrade("a backup is made by: "))
+            self._add("schema", Level.PROBLEM, what, self._upgrade(before_upgrade))
         else:
             what = f"revision {shown(found)}, which this liteflow ({HEAD}) does not know: a newer one wrote it"
-            self._add("schema", Level.PROBLEM, what, "upgrade liteflow, or name another file with --db")
+            self._add("schema", Level.PROBLEM, what, "upgrade liteflow, or name another database with --db")
         return False
 
     def _upgrade(self, before: str = "") -> str:
@@ -256,7 +271,7 @@ class _Checkup:
         damage, is_all = condition.first_damage(self._path, for_s=condition.QUICK_CHECK_S)
         check = f"liteflow db check{db_hint(self._path)}"
         if damage is not None:
-            text = f"damaged: {_one_line(damage)}"
+            text = f"damaged: {one_line(damage)}"
             self._add("integrity", Level.PROBLEM, text, f"restore it from a backup; more of it: {check}")
         elif is_all:
             self._add("integrity", Level.OK, f"SQLite finds no damage; in full: {check}")
@@ -272,17 +287,17 @@ class _Checkup:
         users = [pid for pid in having_open([self._path, wal, f"{self._path}-shm"]) if pid != os.getpid()]
         opened = f", open in {_processes(users)}" if users else ""
         if size < PRESSING_BYTES:
-            what = f"WAL of {_size(size)}" if size else "no WAL"
+            what = f"WAL of {size_text(size)}" if size else "no WAL"
             late = size > 2 * CHECKPOINT_BYTES and not users
             self._add("wal", Level.OK, f"{what}{opened}{', which the next commit copies' if late else ''}")
             return
         readers = self._long_readers()
         if readers:
             cure = f"let {_processes(readers)} end its transaction, or end it"
-            text = f"WAL of {_size(size)}, which a reader keeps from being copied{opened}"
+            text = f"WAL of {size_text(size)}, which a reader keeps from being copied{opened}"
         else:
             cure = "the next commit of a run copies it" if not users else "it is copied when a reader or commit allows"
-            text = f"WAL of {_size(size)}{opened}"
+            text = f"WAL of {size_text(size)}{opened}"
         self._add("wal", Level.WARNING, text, cure)
 
     def _long_readers(self) -> list[int]:
@@ -312,7 +327,7 @@ class _Checkup:
         cure = "end that program, or let it finish"
         if any(map(is_stopped, holders)):
             cure = "it is stopped (SIGSTOP): let it go on, or end it"
-        text = f"held{by} for longer than {condition.WRITE_PATIENCE_S:g} s" if "locked" in why else _one_line(why)
+        text = f"held{by} for longer than {condition.WRITE_PATIENCE_S:g} s" if "locked" in why else one_line(why)
         self._add("write lock", Level.PROBLEM, text, cure if "locked" in why else None)
 
     def _locks(self) -> None:
@@ -326,6 +341,9 @@ class _Checkup:
                 f"chmod u+w {shlex.quote(str(directory))}",
             )
             return
+        self._tell_of_locks(held, left)
+
+    def _tell_of_locks(self, held: int, left: int) -> None:
         parts = [f"{held:,} held"] if held else []
         parts += [f"{left:,} left by processes that are gone, which go with a later run"] if left else []
         self._add("lock files", Level.OK, ", ".join(parts) or "none")
@@ -392,7 +410,9 @@ class _Checkup:
 
     def _free_pages(self, connection: Connection) -> None:
         pages = condition.pages(connection)
-        text = f"{_size(pages.free_bytes)} of {_size(pages.size_bytes)} in the file are free for what is to come"
+        text = (
+            f"{size_text(pages.free_bytes)} of {size_text(pages.size_bytes)} in the file are free for what is to come"
+        )
         if pages.free_bytes < max(WORTH_GIVING_BACK_BYTES, pages.size_bytes // 4):
             self._add("free pages", Level.OK, text)
             return
@@ -411,7 +431,8 @@ def _is_mended(found: tuple[int, ...]) -> bool:
     return found >= newest or any(found[:2] == one[:2] and found >= one for one in others)
 
 
-def _version_of(package: str) -> str:
+def version_of(package: str) -> str:
+    """The version of an installed package, or a question mark."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -424,13 +445,13 @@ def _processes(pids: Sequence[int]) -> str:
 
 
 def _command_text(pid: int) -> str:
-    text = _one_line(command_of(pid))
+    text = one_line(command_of(pid))
     if not text:
         return ""
     return f" ({text if len(text) <= MOST_COMMAND_CHARACTERS else text[: MOST_COMMAND_CHARACTERS - 3] + '...'})"
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
     """Bytes for people."""
     if count < 1024:
         return f"{count:,} bytes"
@@ -440,5 +461,6 @@ def _size(count: int) -> str:
     raise AssertionError(count)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """The text without its line breaks."""
     return " ".join(text.split())

@@ -293,8 +293,11 @@ def _rests(instances: Sequence[RecordedInstance], opened: set[int]) -> dict[str,
 
 
 def database_there(db_path: str | os.PathLike[str] | None) -> bool:
-    """Whether there is a database in which a run would be recorded; a missing or empty file is none yet."""
-    from liteflow.storage.engine import database_url
+    """Whether there is a database in which a run would be recorded; a missing or empty one is none yet."""
+    from liteflow.storage.engine import connect
+    from liteflow.storage.schema import revision_of
 
-    path = str(database_url(db_path).database)
-    return os.path.exists(path) and os.path.getsize(path) > 0
+    database = connect(db_path, pooled=False)
+    if not database.is_file:
+        return revision_of(database) is not None
+    return os.path.exists(database.path) and os.path.getsize(database.path) > 0

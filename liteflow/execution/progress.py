@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from liteflow.authoring.dag import Dag
+from liteflow.errors import LiteflowError
 from liteflow.states import (
     TERMINAL,
     RunState,
@@ -313,9 +314,15 @@ class LiveDisplay(_Base):
 
 
 def db_hint(path: str) -> str:
-    """How to name the database on the command line; nothing when it is the one that is taken anyway."""
+    """How to name the database on the command line; nothing when it is the one that is taken anyway.
+
+    `path` is one for people to read: of a URL it has no password, which is to be put in again.
+    """
     from liteflow.storage.engine import told_path
 
-    if path == told_path(None):
-        return ""
+    try:
+        if path == told_path(None):
+            return ""
+    except LiteflowError:
+        pass  # $LITEFLOW_DB is no database at all
     return f" --db {shlex.quote(path.removeprefix(os.getcwd() + os.sep))}"

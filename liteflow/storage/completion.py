@@ -1,8 +1,8 @@
 """Ids for completion in a shell: few, at once, and none at all rather than an error.
 
-A shell waits for them with each press of a key, so this goes straight to SQLite: SQLAlchemy's import alone takes longer
-than one likes to wait. What a file of a stranger holds is cut off after a moment, and only ids whose characters mean
-nothing to a shell are offered.
+A shell waits for them with each press of a key, so this goes straight to the driver: SQLAlchemy's import alone takes
+longer than one likes to wait. What a file of a stranger holds is cut off after a moment, and only ids whose characters
+mean nothing to a shell are offered.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from typing import Any, Protocol
 
-from liteflow.errors import LiteflowError
+from liteflow.errors import LiteflowError, StorageError
 from liteflow.storage.paths import default_db_path, read_only_uri
 from liteflow.storage.untrusted import refuse_strange_schema
 
@@ -32,7 +33,15 @@ _HARMLESS = re.compile(r"[A-Za-z0-9_.:+][A-Za-z0-9_.~:+/-]*", re.ASCII)
 
 _STEPS_BETWEEN_LOOKS = 10_000
 
-Query = Callable[[sqlite3.Connection], "Iterator[str]"]
+
+class Reading(Protocol):
+    """What is asked: a connection of either driver, with statements as SQLite has them."""
+
+    def execute(self, sql: str, values: Sequence[object], /) -> Any:
+        """A cursor with the rows."""
+
+
+Query = Callable[[Reading], Iterator[str]]
 
 
 def dag_ids(db_path: str | None, beginning: str) -> list[str]:
@@ -47,7 +56,7 @@ def runs(db_path: str | None, beginning: str, subject: str | None = None) -> lis
     or FILE[:DAG_ID]: only of its dags, if any of them has run here.
     """
 
-    def query(connection: sqlite3.Connection) -> Iterator[str]:
+    def query(connection: Reading) -> Iterator[str]:
         dag_id, slash, run_id = beginning.partition("/")
         mine = None if subject is None else list(_dags_of(connection, subject)) or None
         if slash:
@@ -66,7 +75,7 @@ def runs(db_path: str | None, beginning: str, subject: str | None = None) -> lis
 def task_ids(db_path: str | None, run: str, beginning: str) -> list[str]:
     """Ids of tasks that begin so in the run that RUN names, by id."""
 
-    def query(connection: sqlite3.Connection) -> Iterator[str]:
+    def query(connection: Reading) -> Iterator[str]:
         run_pk = _run_pk(connection, run)
         return iter(()) if run_pk is None else _task_ids(connection, run_pk, beginning)
 
@@ -89,15 +98,20 @@ def _found(db_path: str | None, query: Query) -> list[str]:
                     found[one] = None
                     if len(found) == MOST_CANDIDATES:
                         break
-    except (sqlite3.Error, OSError, ValueError, LiteflowError):
+    except (sqlite3.Error, OSError, ValueError, ImportError, LiteflowError):
         # No such file, something else, an older schema, one that takes too long: what was found before is good.
         pass
     return list(found)
 
 
 @contextmanager
-def _reading(db_path: str | None) -> Iterator[sqlite3.Connection]:
-    path = os.path.expanduser((db_path or default_db_path()).removeprefix("sqlite:///"))
+def _reading(db_path: str | None) -> Iterator[Reading]:
+    text = db_path or default_db_path()
+    if text.startswith(_SERVERS):
+        with _reading_in_server(text) as server:
+            yield server
+        return
+    path = os.path.expanduser(text.removeprefix("sqlite:///"))
     if not os.path.isfile(path):
         raise FileNotFoundError(path)
     deadline = time.monotonic() + PATIENCE_S
@@ -108,7 +122,35 @@ def _reading(db_path: str | None) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def _column(connection: sqlite3.Connection, sql: str, *values: object) -> Iterator[str]:
+_SERVERS = ("postgresql://", "postgresql+psycopg://")
+
+
+class _Server:
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Sequence[object]) -> Any:
+        return self._connection.execute(sql.replace("?", "%s"), values)
+
+
+@contextmanager
+def _reading_in_server(url: str) -> Iterator[Reading]:
+    import psycopg
+
+    try:
+        uri = url.replace("postgresql+psycopg://", "postgresql://", 1)
+        with psycopg.connect(uri, connect_timeout=_CONNECT_S) as connection:
+            connection.execute(f"SET LOCAL statement_timeout = {int(PATIENCE_S * 1000)}; SET TRANSACTION READ ONLY")
+            yield _Server(connection)
+    except psycopg.Error as error:
+        raise StorageError("the server does not answer", path="") from error
+
+
+_CONNECT_S = 2
+"""libpq does not wait for less."""
+
+
+def _column(connection: Reading, sql: str, *values: object) -> Iterator[str]:
     return (value for (value,) in connection.execute(sql, values))
 
 
@@ -117,19 +159,19 @@ def _range(beginning: str) -> tuple[str, str]:
     return beginning, beginning + chr(0x10FFFF)
 
 
-def _dag_ids(connection: sqlite3.Connection, beginning: str) -> Iterator[str]:
+def _dag_ids(connection: Reading, beginning: str) -> Iterator[str]:
     sql = "SELECT dag_id FROM liteflow_dag WHERE dag_id >= ? AND dag_id < ? ORDER BY dag_id"
     return _column(connection, sql, *_range(beginning))
 
 
-def _dags_of(connection: sqlite3.Connection, subject: str) -> Iterator[str]:
+def _dags_of(connection: Reading, subject: str) -> Iterator[str]:
     """The dags that a dag id or FILE[:DAG_ID] names and that have run here, by id."""
     path, _, dag_id = subject.rpartition(":")
     sql = "SELECT dag_id FROM liteflow_dag WHERE dag_id IN (?, ?) OR file = ? ORDER BY dag_id"
     return _column(connection, sql, subject, dag_id if path else subject, os.path.abspath(subject))
 
 
-def _run_ids(connection: sqlite3.Connection, beginning: str, dag_id: str | None = None) -> Iterator[str]:
+def _run_ids(connection: Reading, beginning: str, dag_id: str | None = None) -> Iterator[str]:
     """Backwards, in the order of an index: ids that are not chosen by hand begin with a time."""
     sql = "SELECT run_id FROM liteflow_dag_run WHERE run_id >= ? AND run_id < ?"
     if dag_id is None:
@@ -140,7 +182,7 @@ def _run_ids(connection: sqlite3.Connection, beginning: str, dag_id: str | None 
 _OF_DAG = "dag_pk = (SELECT id FROM liteflow_dag WHERE dag_id = ?)"
 
 
-def _run_pk(connection: sqlite3.Connection, run: str) -> int | None:
+def _run_pk(connection: Reading, run: str) -> int | None:
     """The key of the run that RUN names, as `History.find_run` would find it; one of them when there are several."""
     dag_id, slash, run_id = run.partition("/")
     tries: list[tuple[str, tuple[str, ...]]]
@@ -162,7 +204,7 @@ def _run_pk(connection: sqlite3.Connection, run: str) -> int | None:
     return None
 
 
-def _task_ids(connection: sqlite3.Connection, run_pk: int, beginning: str) -> Iterator[str]:
+def _task_ids(connection: Reading, run_pk: int, beginning: str) -> Iterator[str]:
     """From one to the next: a mapped task has a row for each of its instances, which are passed over."""
     start, end = _range(beginning)
     sign = ">="

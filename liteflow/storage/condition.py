@@ -21,6 +21,7 @@ from sqlalchemy.pool import NullPool
 from liteflow.states import RunState
 from liteflow.storage.engine import is_read_only, read_only_uri, storage_error
 from liteflow.storage.history import OWNER_COLUMNS, Owner
+from liteflow.storage.pruning import server_bytes
 from liteflow.storage.tables import DAG, DAG_RUN, EXECUTOR
 from liteflow.storage.untrusted import checked, refusing_strange_values
 
@@ -189,3 +190,46 @@ def try_to_write(path: str, *, patience_s: float, busy: Callable[[], None]) -> s
     except (sqlite3.Error, OSError) as error:
         return str(error)
     return None
+
+
+class Server(NamedTuple):
+    """How the PostgreSQL server fares that a database is in."""
+
+    version: str
+    is_standby: bool
+    """Whether it only follows another one, so that nothing can be written."""
+    settings_off: list[str]
+    """Settings without which a crash of the server takes back what was committed."""
+    connections: int
+    most_connections: int
+    writer: str | None
+    """Who has been in a write scope of this database for longer than `WRITE_PATIENCE_S`."""
+    bytes: int
+    """What liteflow's tables and indexes take."""
+
+
+def server(connection: Connection) -> Server:
+    """See `Server`. Of other users' connections their number alone is asked."""
+    version, is_standby, most = connection.exec_driver_sql(
+        "SELECT current_setting('server_version'), pg_is_in_recovery(), current_setting('max_connections')::int"
+    ).one()
+    off = [
+        name
+        for name in ("fsync", "full_page_writes", "synchronous_commit")
+        if connection.exec_driver_sql(f"SHOW {name}").scalar() == "off"
+    ]
+    count = connection.exec_driver_sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")
+    row = connection.exec_driver_sql(_WRITER, (WRITE_PATIENCE_S,)).one_or_none()
+    writer = None if row is None else f"{row.application_name or 'a program'} at {row.place}, for {row.since_s:.0f} s"
+    size = sum(server_bytes(connection).values())
+    return Server(str(version).split(" ")[0], is_standby, off, count.scalar_one(), most, writer, size)
+
+
+_WRITER = """
+SELECT a.application_name, coalesce(host(a.client_addr), 'the server itself') AS place,
+  extract(epoch FROM clock_timestamp() - a.xact_start) AS since_s
+FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.mode = 'ExclusiveLock' AND l.granted AND a.datname = current_database()
+  AND a.xact_start < clock_timestamp() - make_interval(secs => %s)
+ORDER BY a.xact_start LIMIT 1
+"""

@@ -334,9 +334,9 @@ def test_an_old_sqlite_is_told_of(
     found: tuple[int, ...], level: str, said: str | None, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", found)
-    versions = checkup._Checkup(str(path), NOW)
+    versions = checkup.Checkup(str(path), NOW)
     versions._versions()
-    one = versions._found[0]
+    one = versions.found[0]
     assert one.level == level
     assert (said or "") in f"{one.text} {one.cure}"
     assert ("WAL-reset" in one.text) == (said == "WAL-reset bug")
