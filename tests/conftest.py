@@ -60,13 +60,18 @@ def db(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url.replace(f":{server.password}@", "@")
 
 
+SEMANTICS = (ROOT / "tests/processes/semantics", ROOT / "tests/processes/test_same_states.py")
+"""Where tests have their databases of `tests.engines`."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On PostgreSQL only what takes `db` and is not about the file of SQLite."""
+    """On PostgreSQL only what takes `db`, or is about semantics, and is not about the file of SQLite."""
     if not ON_POSTGRES:
         return
     kept, others = [], []
     for item in items:
-        wanted = "db" in getattr(item, "fixturenames", ()) and item.get_closest_marker("sqlite") is None
+        takes = "db" in getattr(item, "fixturenames", ()) or any(map(item.path.is_relative_to, SEMANTICS))
+        wanted = takes and item.get_closest_marker("sqlite") is None
         (kept if wanted else others).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = kept

@@ -42,7 +42,7 @@ CALLS = {
     "why": "why etl",
     "xcom": "xcom etl load",
 }
-MAKES_A_DATABASE = {"backfill", "db upgrade", "pools set", "run"}
+MAKES_A_DATABASE = {"backfill", "db copy", "db upgrade", "pools set", "run"}
 NO_DATABASE = {"check", "completion", "db downgrade", "db history", "doctor", "plan", "scaffold"}
 """`db downgrade` asks for a revision that it cannot know, and has tests of its own."""
 
