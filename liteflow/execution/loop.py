@@ -722,7 +722,7 @@ class Loop:
         are due, and the stored values that the claims need."""
         if self.lost is not None:
             raise self.lost
-        if not self._database.is_file:
+        if self._database.has_leases:
             leases.refuse_lost(connection, self._executor_pk, self._database.path)
         lost = self._lost_runs(connection, turn)
         if lost:

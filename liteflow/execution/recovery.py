@@ -243,7 +243,7 @@ class Recoverer:
         recovery.refuse_half_deleted(connection, run)
         if within_limit and not room_for(connection, self._database, prepared.dag, self._executor_pk):
             return None
-        if not self._database.is_file:
+        if self._database.has_leases:
             leases.refuse_lost(connection, self._executor_pk, self._database.path)
         if not recovery.hold(connection, run):
             return None

@@ -207,7 +207,7 @@ class ExecutorService:
         self._history = History(connect(self._database.url, pooled=False))  # outlives the service, in its runs
         token = secrets.token_hex(8)
         self._database.call_connections(token)
-        place = None if self._database.is_file else make_place(self._database.path)
+        place = make_place(self._database.path) if self._database.has_leases else None
         try:
             self._lock = OwnLock(self._database.path, token)
         except OSError as error:
@@ -799,7 +799,7 @@ class ExecutorService:
         from liteflow.storage import leases, recording, recovery
 
         assert self._database is not None
-        if not self._database.is_file:
+        if self._database.has_leases:
             leases.refuse_lost(connection, self._executor_pk, self._database.path)
         assert self._loop is not None
         broken = self._loop.why_broken

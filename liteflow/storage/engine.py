@@ -201,6 +201,9 @@ class Database:
     is_file: ClassVar[bool] = True
     """Whether it is a file of SQLite, at `path`."""
 
+    has_leases: ClassVar[bool] = False
+    """Whether several machines share it, so that executor services have leases in it."""
+
     url: URL
     """Where it is, with the password if there is one."""
     path: str

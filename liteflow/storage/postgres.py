@@ -190,6 +190,7 @@ class PostgresDatabase(Database):
     """
 
     is_file = False
+    has_leases = True
 
     def __init__(self, db_path: str | os.PathLike[str] | URL | None = None, *, pooled: bool = True) -> None:
         self.url = database_url(db_path)
