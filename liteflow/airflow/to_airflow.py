@@ -22,6 +22,7 @@ from liteflow.airflow.reading import (
 )
 from liteflow.airflow.values_there import CHANGED, LISTED, doubts_of_returns
 from liteflow.authoring.context import CONTEXT_KEYS
+from liteflow.authoring.options import PROCESSES, THREADS
 
 _RENAMED = {
     "liteflow.Dag": ("airflow.sdk", "DAG"),
@@ -250,6 +251,8 @@ class ToAirflow:
                     yield self._found(value, "timedelta", message, f"write {name}=timedelta(seconds=...)")
                 elif name == "execution_timeout" and not _is_none(value):
                     yield self._kills(value)
+                elif name == "executor" and text_of(value) in (PROCESSES, THREADS):
+                    yield self._executor(value)
                 elif name == "pool" and text_of(value) not in (None, "default_pool"):
                     advice = f"airflow pools set {text_of(value)} SLOTS DESCRIPTION"
                     yield self._found(
@@ -257,6 +260,10 @@ class ToAirflow:
                     )
             if call.sort == DAG:
                 yield from self._dag_options(call)
+
+    def _executor(self, node: ast.AST) -> Finding:
+        message = f"Airflow has no executor {text_of(node)!r}"
+        return self._found(node, "task-option", message, "leave it out, or name one that is configured there")
 
     def _kills(self, node: ast.AST) -> Finding:
         message = (
@@ -301,6 +308,8 @@ class ToAirflow:
                 if name == "execution_timeout" and self._number(value) is not None:
                     message = "execution_timeout has to be a timedelta in Airflow; seconds are a ValueError there"
                     yield self._found(value, "timedelta", message, "write timedelta(seconds=...)")
+                elif name == "executor" and text_of(value) in (PROCESSES, THREADS):
+                    yield self._executor(value)
                 elif name in _TASK_ONLY_HERE:
                     # Airflow passes over what an operator does not have; sensors do have a `timeout` of their own.
                     but = " by all but sensors" if name == "timeout" else ""

@@ -19,7 +19,7 @@ from liteflow.airflow.to_airflow import FILLED_THERE
 from liteflow.authoring.context import CONTEXT_KEYS
 from liteflow.authoring.dag import Dag
 from liteflow.authoring.ids import did_you_mean
-from liteflow.authoring.options import INERT_DAG_OPTIONS, task_option_sort
+from liteflow.authoring.options import INERT_DAG_OPTIONS, PROCESSES, THREADS, task_option_sort
 
 _KINDS = {"branch": "branch", "sensor": "sensor", "bash": "bash", "short_circuit": "short_circuit"}
 
@@ -153,6 +153,8 @@ class ToLiteflow:
             return _dag_option_sort(name)
         if name == "python_callable":
             return "known"
+        if name == "executor":  # those of Airflow have other names
+            return "known" if text_of(call.options[name]) in (PROCESSES, THREADS) else "inert"
         sort = task_option_sort(name, _KINDS.get(call.kind, ""))
         # Operators have parameters of their own, and so have the kinds of tasks that run elsewhere.
         return "known" if sort == "unknown" and (call.sort == OPERATOR or call.kind not in ("", *_KINDS)) else sort

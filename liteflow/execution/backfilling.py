@@ -13,8 +13,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from liteflow.errors import DatabaseMissingError, LiteflowError, ServiceError, StorageError
+from liteflow.execution.executors import shortcoming
 from liteflow.execution.handle import RunHandle, StillGoing
 from liteflow.execution.liveness import is_alive
+from liteflow.execution.progress import say
 from liteflow.execution.requests import check_request
 from liteflow.execution.service import ExecutorService
 from liteflow.execution.stopping import StopSignals
@@ -118,7 +120,11 @@ def backfill(
         StopSignals() as signals,
         ExecutorService(dag.db_path, dags=[dag], max_workers=max_workers, executor=executor, recover=False) as service,
     ):
-        service._offer(dags)
+        others = list(dags)
+        text = shortcoming(executor, [dag, *others]) if progress is not None else None
+        if text is not None:
+            say(text)
+        service._offer(others)
         signals.service = service
         return _Backfill(service, dag, params, max_active, rerun_failed, tell, signals).through(dates)
 

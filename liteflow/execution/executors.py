@@ -72,7 +72,7 @@ def engine_of(executor: Executor | str | None, max_workers: int | None) -> Engin
     else:
         default = ForeignEngine(executor, count)
     makers: dict[str, Callable[[], Engine]] = {
-        PROCESSES: partial(SlotEngine, count),
+        PROCESSES: partial(SlotEngine, default_slots()),
         THREADS: partial(ThreadEngine, default_threads()),
     }
     return MixedEngine(default, kind, makers)

@@ -132,7 +132,8 @@ class _Work:
         for box in answers:
             box.put(None)
         for context, function in on_end:
-            threading.Thread(target=context.run, args=(_quietly, function), name=THREAD_NAME, daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # the interpreter is about to end
+                threading.Thread(target=context.run, args=(_quietly, function), name=THREAD_NAME, daemon=True).start()
         return has_begun
 
     def answer(self, number: int, rows: tuple[Any, ...]) -> None:

@@ -82,6 +82,7 @@ TASK_KEYS = {
     "pool_slots",
     "max_active_tis_per_dagrun",
     "depends_on_past",
+    "executor",
     "weight",
     "resume",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,6 @@ def ask(prev_start_date_success: Any) -> Any:
 def test_an_executor_of_ones_own_cannot_ask_for_the_run_before(db: str) -> None:
     with Dag("foreign", db_path=db) as dag:
         ask()
-    with ThreadPoolExecutor(1) as executor:
+    with ProcessPoolExecutor(1) as executor:
         run = dag.run(logical_date=datetime(2026, 1, 1, tzinfo=UTC), executor=executor, progress=False)
     assert "prev_start_date_success is to be had in slots" in str(run.task_instance("ask").error)

@@ -46,13 +46,20 @@ def die() -> None:
     os._exit(3)
 
 
+def pool_of(count: int) -> ProcessPoolExecutor:
+    """Processes that have this file loaded when they begin."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return ProcessPoolExecutor(count, mp_context=context)
+
+
 @pytest.fixture(params=["processes", "threads"])
 def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
     if request.param == "threads":
         with ThreadPoolExecutor(2) as threads:
             yield threads
     else:
-        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        with pool_of(2) as processes:
             yield processes
 
 
@@ -93,7 +100,7 @@ def test_a_timeout_fences_what_the_executor_cannot_stop(db: str) -> None:
 def test_a_broken_pool_ends_the_run(db: str) -> None:
     with Dag("broken", db_path=db) as dag:
         die()
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with pool_of(1) as pool:
         run = dag.run(progress=False, executor=pool)
     assert run.state == "failed"
     assert run.task_instance("die").end_reason == "crashed"
@@ -141,12 +148,12 @@ def test_when_a_pool_breaks_nobody_is_blamed_and_the_run_can_be_resumed(db: str,
     path = str(tmp_path / "file")
     with Dag("breaks", db_path=db) as dag:
         one() >> [die_once(path), stay(path)] >> one.override(task_id="last")()
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with pool_of(2) as pool:
         with pytest.raises(RunInterruptedError, match="its executor is broken .*BrokenProcessPool: .*dag.resume"):
             dag.run(progress=False, executor=pool, run_id="r")
         with pytest.raises(RunInterruptedError, match="its executor is broken"):
             dag.resume("r", progress=False, executor=pool)
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with pool_of(2) as pool:
         run = dag.resume("r", progress=False, executor=pool)
     assert set(states_of(run).values()) == {"success"}
     assert run.xcom("die_once") == "alive"
@@ -162,12 +169,12 @@ def test_the_only_task_in_a_pool_that_breaks_is_to_blame(db: str, tmp_path: Path
     with Dag("blamed", db_path=db) as dag:
         die.override(retries=1)() >> one()
     with (
-        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+        pool_of(1) as pool,
         pytest.raises(RunInterruptedError, match="its executor is broken"),
     ):
         dag.run(progress=False, executor=pool, run_id="r")
     assert states_of(dag.runs()[0]) == {"die": "queued", "one": "pending"}
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with pool_of(1) as pool:
         run = dag.resume("r", progress=False, executor=pool)
     assert states_of(run) == {"die": "failed", "one": "upstream_failed"}
     assert run.task_instance("die").try_number == 2, "the retry was used, and there is no other"
@@ -178,18 +185,13 @@ def test_a_service_whose_pool_broke_says_so(db: str) -> None:
         die() >> one()
         add(1, 2)
     with (
-        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+        pool_of(1) as pool,
         ExecutorService(db, executor=pool) as service,
     ):
         with pytest.raises(RunInterruptedError):
             service.submit(dag).wait(timeout=30)
         with pytest.raises(ServiceError, match="the service has ended: its executor is broken"):
             service.submit(dag)
-
-
-@task
-def succeed_and_call() -> None:
-    return
 
 
 def call_back(context: Any) -> None:
@@ -200,7 +202,7 @@ def test_a_callback_that_is_due_when_a_pool_breaks_is_called_later(db: str) -> N
     with Dag("called", db_path=db, on_failure_callback=call_back) as dag:
         die()
     with (
-        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+        pool_of(1) as pool,
         pytest.raises(RunInterruptedError),
     ):
         dag.run(progress=False, executor=pool, run_id="r")

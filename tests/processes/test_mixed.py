@@ -80,10 +80,16 @@ def test_default_args_and_options_are_checked(db: str) -> None:
         task(where.function, executor="celery")
 
 
+def test_in_a_test_they_run_like_all_others(db: str) -> None:
+    with Dag("in_test", db_path=db) as dag:
+        in_thread(where())
+    run = dag.test()
+    assert run.xcom("in_thread") == run.xcom("where") == (os.getpid(), "MainThread")
+
+
 # Choosing
 
 begun: list[str] = []
-hold = threading.Event()
 
 
 @task
@@ -137,16 +143,22 @@ def test_a_pool_is_shared_by_weight_whatever_runs_the_tasks(db: str, tmp_path: P
 
 
 def test_runs_of_a_greater_priority_go_first_in_each_engine(db: str, tmp_path: Path) -> None:
-    begun.clear()
-    with ExecutorService(db, max_workers=1) as service:
+    with ExecutorService(db, max_workers=1, executor="threads", pools={"narrow": 1}) as service:
         handles = []
-        for priority in (0, 5):
-            with Dag(f"p{priority}") as dag:
-                blocker = wait_for.override(task_id="blocker")(str(tmp_path / "go"))
-                note.override(task_id=f"n{priority}")().set_upstream(blocker)
+        for priority in (7, 0, 5):
+            with Dag(f"p{priority}", default_args={"pool": "narrow"}) as dag:
+                for executor in ("threads", "processes"):
+                    name = f"{executor}_{priority}"
+                    wait_for.override(task_id=name, executor=executor, priority_weight=len(executor))(
+                        str(tmp_path / "go")
+                    )
             handles.append(service.submit(dag, priority=priority))
+        wait_until(lambda: "running" in states_of(handles[0].run).values(), "the first one")
         (tmp_path / "go").touch()
-        assert [handle.wait(timeout=30).state for handle in handles] == ["success", "success"]
+        ended = [handle.wait(timeout=30) for handle in handles]
+    order = sorted((one for run in ended for one in run.task_instances()), key=lambda one: one.started_at)
+    names = [f"{executor}_{priority}" for priority in (7, 5, 0) for executor in ("processes", "threads")]
+    assert [one.task_id for one in order] == names
 
 
 def test_max_active_tasks_counts_both(db: str) -> None:
@@ -164,7 +176,6 @@ def one_at_a_time(db: str) -> None:
 
 def test_many_tiny_tasks_of_both(db: str) -> None:
     with Dag("many", db_path=db) as dag:
-        where.override(task_id="list", multiple_outputs=False)
         numbers = list(range(100))
         square.override(task_id="slot").expand(x=numbers)
         square.override(task_id="thread", executor="threads").expand(x=numbers)
@@ -175,11 +186,6 @@ def test_many_tiny_tasks_of_both(db: str) -> None:
 @task
 def square(x: int) -> int:
     return x * x
-
-
-@task
-def look(path: str) -> bool:
-    return os.path.exists(path)
 
 
 def test_a_cancel_ends_both(db: str, tmp_path: Path) -> None:

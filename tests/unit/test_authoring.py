@@ -907,7 +907,7 @@ def test_option_that_airflow_has_and_liteflow_lacks_is_refused_and_not_ignored()
 
 def test_option_that_means_nothing_here_is_accepted() -> None:
     options_of(owner="me", email=["a@example.org"], queue="default", start_date=None)
-    options_of(executor="LocalExecutor", executor_config={"a": 1}, wait_for_past_depends_before_skipping=True)
+    options_of(executor_config={"a": 1}, wait_for_past_depends_before_skipping=True)
     Dag("d", start_date=None, catchup=False, owner_links={}, max_consecutive_failed_dag_runs=0)
 
 

@@ -45,6 +45,7 @@ AIRFLOW_REFUSES = [
     ("timedelta", 1, 'd = Dag("d", default_args={"execution_timeout": 5})'),
     ("task-option", 1, "@task(timeout=5)\ndef f(): ..."),
     ("task-option", 1, "@task.branch(kill_grace_s=5)\ndef f(): ..."),
+    ("task-option", 1, "@task(executor='threads')\ndef f(): ..."),
     ("task-option", 3, "@task\ndef f(): ...\nf.override(log_cap_bytes=5)"),
     ("task-option", 1, 'BashOperator(task_id="b", bash_command="ls", timeout=5)'),
     ("task-option", 2, 'ARGS = dict(\n    timeout=5)\nd = Dag("d", default_args=ARGS)'),
