@@ -253,7 +253,7 @@ class Try:
     def _previous(self, key: str) -> datetime | None:
         """A date of the latest run before this one that succeeded."""
         if self._ask is None:
-            raise RuntimeError(f"{key} is to be had in slots, not with executor=, whose workers cannot ask for it")
+            raise RuntimeError(f"{key} is to be had in slots and threads; workers of this executor cannot ask for it")
         rows = self._ask(("previous", self.payload.dag_id, self.payload.run_id))
         if not rows:
             return None

@@ -134,6 +134,8 @@ class ForeignEngine:
         self._fenced: set[Future[Reply]] = set()
         """What goes on though its try is over."""
         self._broken: str | None = None
+        self._is_told = False
+        """Whether it was said that it is broken."""
         self._not_taken: list[Job] = []
         """Jobs that the executor did not take."""
         self._fresh: list[Job] = []
@@ -228,7 +230,8 @@ class ForeignEngine:
         self._end_overdue(events)
         events.returned += self._not_taken
         self._not_taken = []
-        events.broken = self._broken
+        if not self._is_told:
+            events.broken, self._is_told = self._broken, self._broken is not None
         return events
 
     def _take(self, job: Job, future: Future[Reply], events: Events, broken: list[tuple[Job, str]]) -> None:

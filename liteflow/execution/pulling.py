@@ -71,8 +71,8 @@ class TryXComs:
         """Of each task that handed something on: map index to encoding and data."""
         if self._ask is None:
             raise RuntimeError(
-                "xcom_pull() of another task works in slots, not with executor=: pass its value as an argument, or "
-                "pull with task_ids=None what this task has pushed"
+                "xcom_pull() of another task works in slots and threads, not with this executor: pass its value as an "
+                "argument, or pull with task_ids=None what this task has pushed"
             )
         found: dict[str, dict[int, tuple[str, bytes]]] = {}
         question = ("pull", dag_id, run_id, tuple(names), key, None if indexes is None else tuple(indexes), prior)
@@ -82,7 +82,7 @@ class TryXComs:
 
     def ask(self, question: tuple[Any, ...], what: str) -> tuple[Any, ...]:
         if self._ask is None:
-            raise RuntimeError(f"{what} works in slots, not with executor=")
+            raise RuntimeError(f"{what} works in slots and threads, not with this executor")
         if os.getpid() != self._pid:
             raise RuntimeError(f"{what} works in the task's own process, not in one that it has started")
         return self._ask(question)

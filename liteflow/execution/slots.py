@@ -66,7 +66,7 @@ class SlotEngine:
     def __init__(self, count: int) -> None:
         if os.name != "posix":
             raise ServiceError(
-                "slots need a POSIX system; here, pass executor=concurrent.futures.ProcessPoolExecutor()"
+                'slots need a POSIX system; here, pass executor="threads" or a concurrent.futures.ProcessPoolExecutor()'
             )
         self._count = count
         self._selector = selectors.DefaultSelector()

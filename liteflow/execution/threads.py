@@ -237,6 +237,8 @@ class ThreadEngine:
         self._writing: dict[_Work, float] = {}
         """Those that have written something, and when that is to be taken."""
         self._broken: str | None = None
+        self._is_told = False
+        """Whether it was said that it is broken."""
         self._not_taken: list[Job] = []
         """Jobs that the executor did not take."""
         self._vacancy_numbers = itertools.count(1)
@@ -340,7 +342,8 @@ class ThreadEngine:
         self._fence_overdue(events)
         events.returned += self._not_taken
         self._not_taken = []
-        events.broken = self._broken
+        if not self._is_told:
+            events.broken, self._is_told = self._broken, self._broken is not None
         return events
 
     def _hear(self, events: Events, kind: str, work: _Work, *facts: Any) -> None:
