@@ -34,7 +34,13 @@ def executor_of(name: str = ENGINE) -> Iterator[Executor | str | None]:
 
 @contextmanager
 def database_of(directory: Path, name: str = DATABASE) -> Iterator[str]:
-    """A fresh database: its path, or its URL."""
-    if name != "sqlite":
+    """A fresh database: its path, or its URL. `directory` is one of pytest's own, directly below its base."""
+    if name == "sqlite":
+        yield str(directory / "test.db")
+    elif name == "postgresql":
+        from tests.postgres import server_of_session
+
+        with server_of_session(directory.parent).database() as url:
+            yield url
+    else:
         raise LookupError(f"LITEFLOW_TEST_DATABASE={name}: there is no such database")
-    yield str(directory / "test.db")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -145,13 +143,11 @@ def test_pending_is_stored_and_why_it_ended_stands_beside_the_state(submit: Subm
 
 
 def rows(handle: Any) -> dict[str, tuple[str, str | None]]:
-    """State and reason as they stand in the file."""
+    """State and reason as they stand in the database."""
     run = handle.run
-    with closing(sqlite3.connect(run.history.database.path)) as connection:
-        found = connection.execute(
-            "SELECT task_id, state, end_reason FROM liteflow_task_instance WHERE run_pk = ?", (run.pk,)
-        ).fetchall()
-    return {task_id: (state, reason) for task_id, state, reason in found}
+    statement = f"SELECT task_id, state, end_reason FROM liteflow_task_instance WHERE run_pk = {run.pk}"
+    with run.history.read() as connection:
+        return {task_id: (state, reason) for task_id, state, reason in connection.exec_driver_sql(statement)}
 
 
 # Values
