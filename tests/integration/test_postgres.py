@@ -136,7 +136,7 @@ def test_the_password_is_never_shown(postgres_db: str, postgres: Server) -> None
     [
         ("42501", "GRANT", False),
         ("53100", "make room", False),
-        ("55P03", "another program has held it for 60 s", False),
+        ("55P03", "another program has held it for 120 s", False),
         ("53300", "max_connections", True),
         ("57P01", "try again", True),
         ("40001", "got in each other's way", False),

@@ -124,13 +124,13 @@ def mistakes_of(name: str, source: str) -> list[str]:
             if head in FOREIGN[room]:
                 mistakes.append(f"{name}:{line}: {room} may not know {head}")
         elif not rest:
-            # The package itself, only for where it lies.
+            # The package itself, only for where it lies and which one it is.
             asked = {
                 node.attr
                 for node in ast.walk(tree)
                 if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "liteflow"
             }
-            if room != "face" and not asked <= {"__file__", "__path__"}:
+            if room != "face" and not asked <= {"__file__", "__path__", "__version__"}:
                 mistakes.append(f"{name}:{line}: takes {sorted(asked)} from the face")
         else:
             # `from liteflow import task` is the face's; `from liteflow.states import X` is the words'.
