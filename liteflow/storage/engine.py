@@ -95,7 +95,12 @@ def database_url(db_path: str | os.PathLike[str] | URL | None) -> URL:
 
 
 def _postgres_url(url: URL) -> URL:
-    told = url.render_as_string()
+    # Where it is known to be a password, so that nobody is shown it.
+    password = url.query.get("password")
+    if password is not None:
+        password = password if isinstance(password, str) else password[-1]
+        url = url.set(password=password).difference_update_query(["password"])
+    told = told_url(url)
     if url.drivername not in ("postgresql", "postgres", POSTGRES):
         raise StorageError(
             f"{told}: PostgreSQL is reached through psycopg 3; begin the URL with {POSTGRES}://", path=told
@@ -110,10 +115,17 @@ def _without_password(text: str) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", text)
 
 
+def told_url(url: URL) -> str:
+    """A URL for people to read: without the passwords in it."""
+    if "sslpassword" in url.query:
+        url = url.update_query_dict({"sslpassword": "***"})
+    return url.render_as_string()
+
+
 def told_path(db_path: str | os.PathLike[str] | URL | None) -> str:
     """The `path` of the database of that path or URL, for people to read."""
     url = database_url(db_path)
-    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string()
+    return str(url.database) if url.get_backend_name() == "sqlite" else told_url(url)
 
 
 def connect(db_path: str | os.PathLike[str] | URL | None = None, *, pooled: bool = True) -> Database:
@@ -125,9 +137,9 @@ def connect(db_path: str | os.PathLike[str] | URL | None = None, *, pooled: bool
         from liteflow.storage.postgres import PostgresDatabase
     except ImportError as error:
         raise StorageError(
-            f"{url.render_as_string()}: PostgreSQL needs psycopg, which cannot be imported here ({error}). "
+            f"{told_url(url)}: PostgreSQL needs psycopg, which cannot be imported here ({error}). "
             "Install it with: pip install 'liteflow[postgres]'",
-            path=url.render_as_string(),
+            path=told_url(url),
         ) from error
     return PostgresDatabase(url, pooled=pooled)
 
@@ -212,7 +224,7 @@ class Database:
     def __init__(self, db_path: str | os.PathLike[str] | URL | None = None, *, pooled: bool = True) -> None:
         self.url = database_url(db_path)
         if self.url.get_backend_name() != "sqlite":
-            raise StorageError(f"{self.url.render_as_string()}: no SQLite database", path=self.url.render_as_string())
+            raise StorageError(f"{told_url(self.url)}: no SQLite database", path=told_url(self.url))
         self.path = str(self.url.database)
         self._pid = os.getpid()
         self.engine = _make_engine(self.url)

@@ -27,7 +27,7 @@ from sqlalchemy import URL, Connection, create_engine, exc
 from sqlalchemy.pool import NullPool
 
 from liteflow.errors import ConnectionLostError, StorageError
-from liteflow.storage.engine import BUSY_TIMEOUT_MS, DRIVER, PATIENCE_S, Database, database_url
+from liteflow.storage.engine import BUSY_TIMEOUT_MS, DRIVER, PATIENCE_S, Database, database_url, told_url
 
 T = TypeVar("T")
 
@@ -194,7 +194,7 @@ class PostgresDatabase(Database):
 
     def __init__(self, db_path: str | os.PathLike[str] | URL | None = None, *, pooled: bool = True) -> None:
         self.url = database_url(db_path)
-        self.path = self.url.render_as_string()
+        self.path = told_url(self.url)
         self._pid = os.getpid()
         told = {name: value for name, value in _PARAMETERS.items() if name not in self.url.query}
         self.engine = create_engine(

@@ -121,6 +121,8 @@ def test_the_password_is_never_shown(postgres_db: str, postgres: Server) -> None
         (wrong.replace(f":{postgres.port}/", ":1/"), "does the server run"),
         (wrong.replace("postgresql+psycopg", "postgresql+psycopg2"), r"begin the URL with postgresql\+psycopg://"),
         (wrong.replace("postgresql+psycopg", "oracle"), "only SQLite databases"),
+        (wrong.replace(":hush-hush@", "@") + "?password=hush-hush", "check the user and the password"),
+        (f"{wrong}?sslpassword=hush-hush", r"\?sslpassword="),
         (f"{wrong}:x:y@z", "."),
     ):
         with pytest.raises(StorageError, match=told) as caught:
