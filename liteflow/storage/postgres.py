@@ -11,6 +11,7 @@ the server is then asked over another one what became of the transaction, and th
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import random
@@ -84,6 +85,15 @@ _ON_CONNECT = "; ".join(
     )
 )
 
+MOST_KEPT = 2
+"""How many idle connections are kept for databases that are not pooled, in all for each URL."""
+
+_END_WHEN_IDLE = (
+    "SELECT set_config('idle_session_timeout', '10000', false) "
+    "WHERE current_setting('server_version_num')::integer >= 140000; "
+)
+"""And the server ends them soon when nobody uses them."""
+
 _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT {lock}({key}), pg_current_xact_id()::text"
 
@@ -97,8 +107,10 @@ class _Lease:
         self.connection.info[DRIVER] = self.driver
         self.generation = database.idle.generation
         try:
-            name = f"SET application_name = '{database.application_name}'; "
-            schema, encoding, self.life = _last_row(self.driver.execute(name + _ON_CONNECT, prepare=False))
+            settings = f"SET application_name = '{database.application_name}'; "
+            if not database.idle.is_pooled:
+                settings += _END_WHEN_IDLE
+            schema, encoding, self.life = _last_row(self.driver.execute(settings + _ON_CONNECT, prepare=False))
         except BaseException:
             self.close()
             raise
@@ -147,22 +159,23 @@ def _lock_key(path: str, schema: str | None, encoding: str) -> int:
 
 
 class _Idle:
-    """Connections that no scope has."""
+    """Connections that no scope has: a database's own if it is pooled, else a few of the process for each URL."""
 
-    def __init__(self, pooled: bool) -> None:
+    def __init__(self, url: URL, pooled: bool) -> None:
         self.pid = os.getpid()
-        self.leases: deque[_Lease] | None = deque() if pooled else None
+        self.is_pooled = pooled
+        self.leases: deque[_Lease] = deque() if pooled else _kept.setdefault(url, deque())
         self.generation = 0
         """Goes up when the database is closed: what a scope has meanwhile is not kept."""
 
     def take(self) -> _Lease | None:
         try:
-            return self.leases.pop() if self.leases else None
+            return self.leases.pop()
         except IndexError:
-            return None  # another thread took it
+            return None
 
     def give(self, lease: _Lease) -> bool:
-        if self.leases is None or lease.generation != self.generation:
+        if lease.generation != self.generation or (not self.is_pooled and len(self.leases) >= MOST_KEPT):
             return False
         self.leases.append(lease)
         return True
@@ -175,6 +188,30 @@ class _Idle:
             lease.close()
 
 
+_kept: dict[URL, deque[_Lease]] = {}
+"""By URL: idle connections of all databases that are not pooled. To connect takes many times as long as to look."""
+
+_of_parents: list[deque[_Lease]] = []
+"""In a forked child: what is the parent's, and must be neither used nor closed."""
+
+
+def _close_kept() -> None:
+    for leases in _kept.values():
+        while leases:
+            leases.pop().close()
+
+
+def _leave_to_parent() -> None:
+    _of_parents.extend(deque(leases) for leases in _kept.values())
+    for leases in _kept.values():
+        leases.clear()
+
+
+atexit.register(_close_kept)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 class _Transaction(NamedTuple):
     """What is needed to learn what became of one."""
 
@@ -185,8 +222,8 @@ class _Transaction(NamedTuple):
 class PostgresDatabase(Database):
     """A database of a PostgreSQL server and its two scopes. Making one connects to nothing.
 
-    Its connections stay open until `close()` if they are `pooled`, otherwise each scope has one of its own. Threads
-    may share it; a forked child must not use it.
+    Its connections stay open until `close()` if they are `pooled`; otherwise the process keeps a few for all databases
+    of that URL, for some seconds, and there is nothing to close. Threads may share it; a forked child must not use it.
     """
 
     is_file = False
@@ -204,13 +241,14 @@ class PostgresDatabase(Database):
             use_native_hstore=False,
             connect_args={"autocommit": True, **told},
         )
-        self.idle = _Idle(pooled)
+        self.idle = _Idle(self.url, pooled)
         self.application_name = APPLICATION
         """What the server calls its connections: letters, digits and blanks."""
         self._was_there = False
         self._abandoned: StorageError | None = None
         self._versions = itertools.count()
-        weakref.finalize(self, self.idle.close)
+        if pooled:
+            weakref.finalize(self, self.idle.close)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

@@ -264,6 +264,20 @@ def test_a_connection_that_was_ended_while_nobody_had_it_is_not_noticed(database
     assert names(database) == ["p"]
 
 
+def test_what_is_not_pooled_shares_a_connection_that_is_closed_with_any_of_them(postgres_db: str) -> None:
+    """A history looks ten times a second, and to connect takes many times as long as to look."""
+    one, other = connect(postgres_db, pooled=False), connect(postgres_db, pooled=False)
+    seen = []
+    for database in (one, other, one):
+        with database.read() as connection:
+            seen.append(backend(connection))
+    assert len(set(seen)) == 1
+    one.close()
+    with other.read() as connection:
+        assert backend(connection) != seen[0]
+    other.close()
+
+
 def test_an_attempt_is_made_again_after_a_loss(database: PostgresDatabase) -> None:
     tries = []
 
