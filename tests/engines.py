@@ -27,7 +27,7 @@ def executor_of(name: str = ENGINE) -> Iterator[Executor | str | None]:
     elif name == "dask":
         from tests.dask_cluster import client_of_session
 
-        yield client_of_session().get_executor()
+        yield client_of_session(threads=8).get_executor()  # what is ended goes on, and must not hold up the rest
     else:
         raise LookupError(f"LITEFLOW_TEST_ENGINE={name}: there is no such engine")
 

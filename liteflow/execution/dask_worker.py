@@ -132,7 +132,8 @@ def make_plugin() -> Any:
                 await asyncio.sleep(0.05)
             return None
 
-        async def pass_on(self, topic: str, data: bytes, worker: str) -> None:
+        def pass_on(self, topic: str, data: bytes, worker: str) -> None:
+            # No coroutine: these would be begun later, and what is told of a chunk comes before its end.
             self.send(topic, ("told", worker, data))
 
         def send(self, topic: str, message: tuple[Any, ...]) -> None:
