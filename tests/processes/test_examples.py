@@ -353,7 +353,7 @@ def test_embedded_prints_its_own_words_and_leaves_nothing(tmp_path: Path) -> Non
 def test_dask_cluster_runs_the_weather_dag_on_two_workers(tmp_path: Path) -> None:
     done = run_in(tmp_path, EXAMPLES / "dask_cluster.py")
 
-    assert done.stdout == "48 months from 1461 days of weather, the chart is weather_output/weather.svg\n"
+    assert done.stdout == "48 months from 1461 days of weather, the chart is weather_output/monthly_chart.svg\n"
     run = latest_run("weather_etl", tmp_path)
     assert set(states_of(run).values()) == {"success"}
     assert (tmp_path / "weather_output").is_dir()
