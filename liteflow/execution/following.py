@@ -70,8 +70,12 @@ def _look(run: DagRun, has_changed: bool) -> Look:
 
 
 def _wait(run: DagRun, version: int, pause: Pause, most_s: float | None) -> None:
-    """Until something was committed since that version, or the owner died, or `most_s` are over."""
+    """Until something was committed since that version, or the owner died, or `most_s` are over; for a moment where the
+    database does not tell of commits."""
     database = run.history.database
+    if not database.tells_of_commits:
+        pause(POLL_S)
+        return
     started = looked = time.monotonic()
     while database.data_version() == version:
         pause(POLL_S)

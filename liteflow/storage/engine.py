@@ -216,6 +216,9 @@ class Database:
     has_leases: ClassVar[bool] = False
     """Whether several machines share it, so that executor services have leases in it."""
 
+    tells_of_commits: ClassVar[bool] = True
+    """Whether `data_version` stays the same while nobody commits; otherwise whoever asks looks each time."""
+
     url: URL
     """Where it is, with the password if there is one."""
     path: str

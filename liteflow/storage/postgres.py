@@ -228,6 +228,7 @@ class PostgresDatabase(Database):
 
     is_file = False
     has_leases = True
+    tells_of_commits = False
 
     def __init__(self, db_path: str | os.PathLike[str] | URL | None = None, *, pooled: bool = True) -> None:
         self.url = database_url(db_path)
