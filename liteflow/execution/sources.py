@@ -190,6 +190,8 @@ def provide(texts: Sequence[tuple[Source, bytes]]) -> None:
         if _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)
         for source, text in texts:
+            if _here.get(source.path) == source.digest:
+                continue  # another thread was quicker, and may be importing it now
             if source.module:
                 if sys.modules.get(source.module) is not None and source.path not in _here:
                     _here[source.path] = source.digest  # the worker itself found it somewhere
