@@ -199,12 +199,13 @@ class DaskEngine:
     def _check_versions(self) -> None:
         def theirs() -> Any:
             import sys
+            from importlib import import_module
 
             try:
-                import liteflow
+                there = import_module("liteflow")
             except ImportError:
                 return None, sys.version_info[:2]
-            return liteflow.__version__, sys.version_info[:2]
+            return there.__version__, sys.version_info[:2]
 
         theirs.__module__ = "__main__"  # so that it travels by value: there may be no liteflow
         for worker, found in self._client.run(theirs, on_error="return").items():

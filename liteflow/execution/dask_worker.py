@@ -15,9 +15,9 @@ import threading
 import time
 from collections import deque
 from functools import partial
+from importlib import import_module
 from typing import Any
 
-import liteflow
 from liteflow.authoring.dagfile import airflow_names, loading
 from liteflow.errors import MissingMainGuard
 from liteflow.execution import sources
@@ -52,7 +52,7 @@ ELSEWHERE, NOBODY = "elsewhere", "nobody"
 
 def version() -> tuple[str, tuple[int, int]]:
     """What must be the same on both sides."""
-    return liteflow.__version__, sys.version_info[:2]
+    return str(import_module("liteflow").__version__), sys.version_info[:2]
 
 
 def versions_differ(theirs: tuple[str, tuple[int, int]], where: str) -> str | None:

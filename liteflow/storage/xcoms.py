@@ -23,6 +23,7 @@ import sys
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from enum import Enum
+from importlib import import_module
 from itertools import accumulate
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
@@ -521,9 +522,7 @@ def find_for_value(module: str, file: str | None, qualname: str) -> Any:
 def _module(module: str, file: str | None) -> ModuleType:
     if file is not None:
         return load_file(file)
-    if module not in sys.modules:
-        __import__(module)
-    return sys.modules[module]
+    return import_module(module)  # which waits for a thread that is importing it now
 
 
 def _attribute(thing: Any, qualname: str) -> Any:

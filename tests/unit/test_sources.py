@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
+
 from liteflow.execution.sources import Source, missing, provide
+from liteflow.storage.xcoms import find
+from tests.conftest import wait_until
 
 
 def source(path: Path, text: str) -> tuple[Source, bytes]:
@@ -30,3 +35,22 @@ def test_a_text_that_two_threads_bring_does_not_take_the_module_away_from_the_fi
     module = importlib.import_module("sent_twice")
     provide([sent])
     assert sys.modules["sent_twice"] is module
+
+
+def test_what_another_thread_is_importing_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "takes_its_time.py").write_text(
+        "import threading\nbegun = threading.Event()\ngo = threading.Event()\n"
+        "import sys\nsys.modules['its_events'] = (begun, go)\ngo.wait(10)\ndef late(): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found: list[object] = []
+    importing = threading.Thread(target=importlib.import_module, args=("takes_its_time",))
+    finding = threading.Thread(target=lambda: found.append(find("takes_its_time", None, "late")))
+    importing.start()
+    wait_until(lambda: "its_events" in sys.modules, "it is not being imported")
+    finding.start()
+    finding.join(0.1)
+    sys.modules.pop("its_events")[1].set()  # type: ignore[index]
+    for thread in (importing, finding):
+        thread.join(10)
+    assert [getattr(one, "__name__", None) for one in found] == ["late"]
