@@ -10,8 +10,8 @@ from tests.crash.flows import crowd
 from tests.crash.harness import FLOWS, Started, explained, output_of, report, rounds
 from tests.crash.invariants import check_invariants
 
-PROCESSES = rounds(6, 32)
-SECONDS = rounds(4, 60)
+PROCESSES = rounds(4, 32)
+SECONDS = rounds(2, 60)
 
 
 def test_many_processes_on_one_file_never_see_it_locked_and_claim_nothing_twice(tmp_path: Path, mark: str) -> None:

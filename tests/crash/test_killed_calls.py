@@ -19,7 +19,7 @@ from tests.crash.invariants import check_invariants
 
 PROGRAM = FLOWS / "three.py"
 
-EVERY = rounds(16, 1)
+EVERY = rounds(40, 1)
 PARTS = rounds(2, 12)
 
 

@@ -16,7 +16,7 @@ from tests.pasts import dead_executor, make_run, run_ids
 
 PROGRAM = FLOWS / "forget.py"
 
-KILLS = rounds(8, 400)
+KILLS = rounds(4, 400)
 
 
 def make_past(directory: Path) -> None:

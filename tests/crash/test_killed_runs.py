@@ -27,7 +27,7 @@ from tests.crash.invariants import check_invariants
 
 PROGRAM = FLOWS / "twelve.py"
 
-KILLS = rounds(10, 50)
+KILLS = rounds(5, 50)
 """In one directory: the files that the tasks read would grow too long."""
 
 REAL_START = 0.1

@@ -14,7 +14,7 @@ from tests.crash.flows import twelve
 from tests.crash.harness import FLOWS, Nursery, children, explained, report, rounds, seeded, wait_until_none_is_left
 from tests.crash.invariants import check_invariants
 
-KILLS = rounds(10, 50)
+KILLS = rounds(5, 50)
 
 MOST_UNPROVEN = 2
 """In one run, of workers that have begun no task and may not be ready: at the third in a row the service gives up."""

@@ -21,7 +21,7 @@ from tests.crash.powercut import MODES, Disk
 
 PROGRAM = FLOWS / "three.py"
 
-CUTS = rounds(15, 2000)
+CUTS = rounds(6, 2000)
 RESUMED = rounds(1, 50)
 """After how many of the cuts the runs are resumed as well."""
 

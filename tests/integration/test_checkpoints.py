@@ -22,6 +22,8 @@ from tests.conftest import ROOT, beside
 
 fcntl = pytest.importorskip("fcntl", reason="checkpoints take a lock of POSIX")
 
+pytestmark = pytest.mark.sqlite("about the WAL of SQLite")
+
 
 @pytest.fixture
 def database(db: str) -> Iterator[Database]:
@@ -200,8 +202,6 @@ import sys
 from liteflow.storage import checkpoints
 from liteflow.storage.schema import open_database
 from sqlalchemy import text
-
-pytestmark = pytest.mark.sqlite("about the WAL of SQLite")
 checkpoints.CHECKPOINT_BYTES = 1
 database = open_database({db!r})
 me = int(sys.argv[1])
