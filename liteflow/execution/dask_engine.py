@@ -590,7 +590,7 @@ class DaskEngine:
         elif why is not None:
             self._crash(flight, why, events)
         else:
-            flight.worker = begun_by
+            flight.worker = begun_by.partition("#")[0]
             if flight.is_single:  # else it is told soon which of them have begun
                 for job in list(flight.jobs.values()):
                     self._end_job(flight, job, events)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import marshal
+import secrets
 import sys
 import threading
 import time
@@ -154,7 +155,7 @@ def make_plugin() -> Any:
 
         def remove_worker(self, scheduler: Any, worker: str, **_more: Any) -> None:
             for topic, service in self.services.items():
-                keys = [key for key, who in service["begun"].items() if who == worker]
+                keys = [key for key, who in service["begun"].items() if who.partition("#")[0] == worker]
                 self.send(topic, ("gone", worker, keys))
                 self.send(topic, ("workers", self.workers()))
 
@@ -327,11 +328,13 @@ def run_chunk(packed: bytes) -> Any:
     wrong = versions_differ(theirs, "the process that submits")
     if wrong is not None:
         raise RuntimeError(f"worker {worker.address}: {wrong}")
-    begun_by = _ask_plugin(worker, "begin", topic, key=key, who=worker.address)
+    # Not the address alone: a worker that was started anew, or has come back, may have the same one.
+    who = f"{worker.address}#{secrets.token_hex(8)}"
+    begun_by = _ask_plugin(worker, "begin", topic, key=key, who=who)
     if begun_by is None:
         return NOBODY, None
-    if begun_by != worker.address:
-        return ELSEWHERE, begun_by
+    if begun_by != who:
+        return ELSEWHERE, begun_by.partition("#")[0]
     if rest is None:
         rest = _ask_plugin(worker, "text", topic, name=key)
     if rest is None:

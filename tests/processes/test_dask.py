@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import marshal
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -228,6 +230,21 @@ def test_what_dask_runs_again_by_itself_begins_once(db: str, client: Any) -> Non
     client.sync(opens, "t")
     assert [client.sync(begins, "t", who) for who in ("first", "second", "first")] == ["first"] * 3
     assert client.sync(begins, "no such service", "first") is None
+
+
+def test_a_worker_that_has_the_address_of_a_lost_one_does_not_begin_its_chunks_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from liteflow.execution import dask_worker
+
+    worker = SimpleNamespace(address="tcp://10.0.0.1:9000")
+    begun: dict[str, str] = {}
+    monkeypatch.setattr("distributed.get_worker", lambda: worker)
+    monkeypatch.setattr(dask_worker, "_ask_plugin", lambda *_facts, key, who: begun.setdefault(key, who))
+    nothing = marshal.dumps((False, [], []))
+    chunk = marshal.dumps((dask_worker.version(), "t", "k", nothing))
+    assert dask_worker.run_chunk(chunk) == (None, {})
+    assert dask_worker.run_chunk(chunk) == (dask_worker.ELSEWHERE, worker.address)
 
 
 # What tasks may say to Dask
