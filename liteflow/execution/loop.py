@@ -17,7 +17,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from liteflow.authoring.xcomarg import RETURN_VALUE
-from liteflow.errors import DagError, LeaseLostError, LiteflowError, MissingMainGuard, RunInterruptedError
+from liteflow.errors import (
+    DagError,
+    LeaseLostError,
+    LiteflowError,
+    MissingMainGuard,
+    RunInterruptedError,
+    StorageError,
+)
 from liteflow.execution import recorder, telling
 from liteflow.execution.active import ActiveRun
 from liteflow.execution.admission import Admission
@@ -121,7 +128,7 @@ class Loop:
         self.is_stopping = False
         self.broken: BaseException | None = None
         """Why it gave up."""
-        self.lost: LeaseLostError | None = None
+        self.lost: StorageError | None = None
         """Why it must give up, as soon as it can."""
         self.why_broken: str | None = None
         """Why its engine can run nothing more, in words; then it ends as it does when it is interrupted."""
@@ -182,8 +189,8 @@ class Loop:
         self.must_kill = True
         self._engine.wake()
 
-    def lose(self, error: LeaseLostError) -> None:
-        """Have it give up, with what runs killed at once, whatever it is doing."""
+    def lose(self, error: StorageError) -> None:
+        """Have it give up, with what runs killed at once, whatever it is doing. From any thread."""
         self.lost = error
         self._engine.kill()
         self._database.abandon(error)

@@ -230,6 +230,8 @@ class ExecutorService:
         self._loop = Loop(
             self._engine, self._database, self._executor_pk, self._pools, recover, triggering=self._triggering
         )
+        # What may be recorded as ours, and is not known here, others could never take up while we live.
+        self._database.when_unsettled = self._loop.lose
         if place is not None:
             self._keeper = leasing.LeaseKeeper(
                 connect(self._database.url, pooled=False),
@@ -421,6 +423,7 @@ class ExecutorService:
             if run.state is RunState.SUCCESS or mine is not None:
                 return RunHandle(self, run.pk, mine, prepared)
             if run.owner is not None and run.owner.pk == self._executor_pk and not run.state.is_terminal:
+                self._refuse_when_unusable()
                 time.sleep(0.01)  # it was taken up unasked just now, and the loop is about to hear of it
                 continue
             handle = self._take_up(prepared, run, accept_changes=accept_changes, force=force, listener=listener)

@@ -219,6 +219,9 @@ class Database:
     tells_of_commits: ClassVar[bool] = True
     """Whether `data_version` stays the same while nobody commits; otherwise whoever asks looks each time."""
 
+    when_unsettled: Callable[[StorageError], None] | None = None
+    """Called, in its thread, when a scope is left of which nobody can tell whether it was committed."""
+
     url: URL
     """Where it is, with the password if there is one."""
     path: str

@@ -95,7 +95,10 @@ _END_WHEN_IDLE = (
 """And the server ends them soon when nobody uses them."""
 
 _BEGIN_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_BEGIN_WRITE = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT {lock}({key}), pg_current_xact_id()::text"
+_BEGIN_WRITE = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; "
+    "SELECT {lock}({key}), pg_current_xact_id()::text, floor(extract(epoch FROM clock_timestamp()))::bigint"
+)
 
 
 class _Lease:
@@ -217,6 +220,8 @@ class _Transaction(NamedTuple):
 
     xid: str
     life: str
+    began_s: int = 0
+    """When it had its number: seconds since 1970 on the server's clock."""
 
 
 class PostgresDatabase(Database):
@@ -277,7 +282,7 @@ class PostgresDatabase(Database):
             lease, found = self._begin(begin)
             yield lease.connection
             if found is not None:
-                transaction = _Transaction(found[1], lease.life)
+                transaction = _Transaction(found[1], lease.life, found[2])
             lease.commit()
             if self.idle.give(lease):
                 lease = None
@@ -352,12 +357,15 @@ class PostgresDatabase(Database):
                     return found
                 problem = TimeoutError("the server has not ended the transaction yet")
             if time.monotonic() >= deadline:
-                raise ConnectionLostError(
+                unsettled = ConnectionLostError(
                     f"{self.path}: the connection was lost in the middle of a commit, and the server does not tell "
                     f"whether it was made ({_told(problem)}). Look at what is there before it is done again",
                     path=self.path,
                     unsettled=transaction.xid,
-                ) from problem
+                )
+                if self.when_unsettled is not None:
+                    self.when_unsettled(unsettled)
+                raise unsettled from problem
             time.sleep(next(pauses))
 
     def _became(self, transaction: _Transaction) -> bool | None:
@@ -369,7 +377,10 @@ class PostgresDatabase(Database):
                 return {"committed": True, "aborted": False}.get(found)
             # The server crashed or was started anew, so it does not go on. Where nothing of it had come to the disk its
             # number may have been given again, to another one.
-            return found == "committed" and not _is_given_again(lease, transaction.xid)
+            if found != "committed":
+                return None if found == "in progress" else False
+            is_given_again = _is_given_again(lease, transaction)
+            return None if is_given_again is None else not is_given_again
         except psycopg.errors.InvalidParameterValue:
             return False  # the server crashed, and knows of no such number any more
         finally:
@@ -434,17 +445,23 @@ def _row(lease: _Lease, statement: str, *values: Any) -> Any:
     return lease.driver.execute(statement, values).fetchone()
 
 
-def _is_given_again(lease: _Lease, xid: str) -> bool:
+def _is_given_again(lease: _Lease, transaction: _Transaction) -> bool | None:
     """Whether the number of a transaction was given after the server's recovery, so that it is not the old one's.
 
-    A server makes a checkpoint at the end of a recovery, and writes down which number comes next.
+    A server makes a checkpoint at the end of a recovery, and writes down which number comes next. None while the
+    latest one is older than the transaction: there was no recovery, and somebody has only reset the statistics, or a
+    standby took over and has made none yet.
     """
     try:
-        (next_xid,) = _row(lease, "SELECT next_xid FROM pg_control_checkpoint()")
+        next_xid, at_s = _row(
+            lease, "SELECT next_xid, floor(extract(epoch FROM checkpoint_time))::bigint FROM pg_control_checkpoint()"
+        )
     except psycopg.Error:  # some who rent out servers do not allow it
         return False
     epoch, _, low = str(next_xid).partition(":")
-    return int(xid) >= (int(epoch) << 32) + int(low)
+    if int(transaction.xid) < (int(epoch) << 32) + int(low):
+        return False
+    return True if at_s >= transaction.began_s else None
 
 
 def _is_passing(error: StorageError) -> bool:

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, insert, text, update
 
-from liteflow.errors import ConnectionLostError, SchemaOutdatedError, StorageError
+from liteflow import Dag, ExecutorService, RunState, task
+from liteflow.errors import ConnectionLostError, SchemaOutdatedError, ServiceError, StorageError
 from liteflow.storage import postgres as room
 from liteflow.storage import schema
 from liteflow.storage.engine import DRIVER, connect
@@ -371,10 +372,40 @@ def test_a_commit_of_which_nobody_can_tell_is_not_made_again(
     lost = _losing_the_answer(monkeypatch, before=False)
     monkeypatch.setattr(room, "SETTLE_S", 0.0)
     monkeypatch.setattr(PostgresDatabase, "_became", lambda self, transaction: None)
+    told: list[StorageError] = []
+    database.when_unsettled = told.append
     with pytest.raises(ConnectionLostError, match="Look at what is there") as caught:
         database.attempt(lambda connection: add(connection, "p"))
     assert caught.value.unsettled is not None
+    assert told == [caught.value]
     assert len(lost) == 1
+
+
+def test_a_run_of_which_nobody_can_tell_whether_it_was_begun_waits_for_no_service_that_does_not_know_it(
+    postgres_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Dag("d") as dag:
+        task(len)("abc")
+    service = ExecutorService(postgres_db, executor="threads").start()
+    original = room._Lease.commit
+
+    def commit(lease: room._Lease) -> None:
+        original(lease)
+        if threading.current_thread() is threading.main_thread():
+            cut(lease.connection)
+            lease.driver.execute("SELECT 1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room._Lease, "commit", commit)
+        patch.setattr(room, "SETTLE_S", 0.0)
+        patch.setattr(PostgresDatabase, "_became", lambda self, transaction: None)
+        with pytest.raises(ConnectionLostError, match="Look at what is there"):
+            service.submit(dag, run_id="r")
+    with ExecutorService(postgres_db, executor="threads") as other:
+        assert other.submit(dag, run_id="r").wait(30.0).state is RunState.SUCCESS
+    with pytest.raises(ServiceError, match="Look at what is there"):
+        service.submit(dag)
+    service.stop()
 
 
 def test_after_a_crash_what_was_committed_is_told_from_what_has_its_number_again(own_postgres: Server) -> None:
@@ -395,6 +426,9 @@ def test_after_a_crash_what_was_committed_is_told_from_what_has_its_number_again
         assert again == unheard.xid
         assert database._became(unheard) is False
         assert database._became(room._Transaction(heard, unheard.life)) is True
+        assert database._became(room._Transaction(again, "reset statistics", began_s=2**40)) is None, (
+            "without a recovery since then nobody knows"
+        )
         with_new_life = room._Lease(database)
         with_new_life.close()
         assert database._became(room._Transaction(again, with_new_life.life)) is True, "as long as the server lives"
