@@ -51,16 +51,21 @@ class LeaseKeeper:
         renew_s: float,
         lost_s: float,
         lease_s: float,
+        renewed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`renewed` is called each time when it was."""
         self._database = database
         self._executor_pk = executor_pk
         self._lost = lost
         self._renew_s = renew_s
         self._lost_s = lost_s
         self._lease_s = lease_s
+        self._renewed = renewed
         self._renewed_at = began_at
         """When the lease began that holds, by `steady_s`: not later than the database thinks."""
         self._trouble = ""
+        self._refused = ""
+        """Why the connections of dead services could not be ended, as it was told last."""
         self._over = threading.Event()
         self._once = threading.Lock()
         self._threads = [
@@ -84,7 +89,6 @@ class LeaseKeeper:
             try:
                 with self._database.engine.begin() as connection:
                     is_held = leases.renew(connection, self._executor_pk, self._lease_s)
-                    leases.end_connections_of_dead(connection)
             except Exception as error:  # whatever it is: the guard sees to it that it is not for long
                 self._trouble = " ".join(str(error).split("\n", 1)[0].split())
                 wait_s = min(RETRY_S, self._renew_s)
@@ -93,6 +97,19 @@ class LeaseKeeper:
                 self._give_up("another service took its runs over, since its lease was over")
                 return
             self._renewed_at, wait_s = asked_at, self._renew_s
+            self._renewed()
+            self._end_connections_of_dead()
+
+    def _end_connections_of_dead(self) -> None:
+        """That this is refused, or fails, is no reason to give up a lease that was renewed."""
+        try:
+            with self._database.engine.begin() as connection:
+                leases.end_connections_of_dead(connection)
+        except Exception as error:
+            told = " ".join(str(error).split("\n", 1)[0].split())
+            if told != self._refused:
+                self._refused = told
+                warn("%s: connections of dead executor services cannot be ended: %s", self._database.path, told)
 
     def _guard(self) -> None:
         while (left_s := self._renewed_at + self._lost_s - steady_s()) > 0:

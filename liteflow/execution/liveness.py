@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from liteflow.execution.begun import BegunTry, read_begun
-from liteflow.execution.places import lock_directory, place_of
+from liteflow.execution.places import PLACE, lock_directory, place_of
 from liteflow.execution.processes import SLOT_LOCK, carrying, exists, is_stopped, locking, send, start_time_of
 from liteflow.states import RunState
 from liteflow.storage.history import DagRun, Owner
@@ -71,6 +71,14 @@ class OwnLock:
                     raise
                 continue  # another service was the last one and has just removed the directory
         raise FileNotFoundError(errno.ENOENT, "the directory is removed again and again", str(self._directory))
+
+    def touch(self) -> None:
+        """Keep whatever removes old files of temporary directories from taking those of this service for such."""
+        for path in [self._path, self._directory / PLACE, *self._directory.glob(f"{self._path.stem}.*{SLOT_LOCK}")]:
+            try:
+                os.utime(path)
+            except OSError:
+                continue  # a slot has ended, or there is none
 
     def release(self) -> None:
         """Let go, and remove the file. A second call does nothing."""

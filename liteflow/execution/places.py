@@ -1,20 +1,23 @@
 """Where the lock files of a database lie: beside one that is a file, else in a directory of this machine.
 
 Services of one machine and one user share that directory, and see at once when one of them dies. `place_of` is how
-others tell whether they look at the same one: not by the name of a host, which several containers may have.
+others tell whether they look at the same one, and at the same processes: not by the name of a host, which several
+containers may have. A directory may be shared by machines, or by containers, that do not see each other's processes.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import socket
 import tempfile
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
 from liteflow.errors import StorageError
 
-_PLACE = "place"
+PLACE = "place"
 """The file in such a directory that holds its name."""
 
 
@@ -33,9 +36,10 @@ def noted_as(db_path: str) -> str:
 def place_of(db_path: str) -> str | None:
     """The name of the directory with the lock files of a database that is no file; None if there is none yet."""
     try:
-        return (lock_directory(db_path) / _PLACE).read_text("ascii") or None
+        found = (lock_directory(db_path) / PLACE).read_text("ascii")
     except OSError:
         return None
+    return f"{found}.{_view()}" if found else None
 
 
 def make_place(db_path: str) -> str:
@@ -50,10 +54,10 @@ def make_place(db_path: str) -> str:
                 path=str(directory.parent),
             )
         directory.mkdir(exist_ok=True)
-        fresh = directory / f"{_PLACE}.{secrets.token_hex(4)}"
+        fresh = directory / f"{PLACE}.{secrets.token_hex(4)}"
         fresh.write_text(secrets.token_hex(16), "ascii")
         try:
-            os.link(fresh, directory / _PLACE)
+            os.link(fresh, directory / PLACE)
         except FileExistsError:
             pass  # another service was first
         finally:
@@ -65,8 +69,19 @@ def make_place(db_path: str) -> str:
         ) from error
     place = place_of(db_path)
     if place is None:
-        raise StorageError(f"{directory}: holds no readable file {_PLACE!r}; remove the directory", path=str(directory))
+        raise StorageError(f"{directory}: holds no readable file {PLACE!r}; remove the directory", path=str(directory))
     return place
+
+
+@lru_cache(maxsize=1)
+def _view() -> str:
+    """Names what this process sees of others: which machine since which start, and which of its namespaces."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        seen = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not on Linux
+        seen = socket.gethostname()
+    return sha256(seen.encode()).hexdigest()[:16]
 
 
 def _own_directory() -> Path:

@@ -241,6 +241,7 @@ class ExecutorService:
                 renew_s=leasing.RENEW_S,
                 lost_s=leasing.LOST_S,
                 lease_s=leases.LEASE_S,
+                renewed=self._lock.touch,
             )
             self._keeper.start()
 

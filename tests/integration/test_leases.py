@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -181,3 +182,59 @@ def test_a_keeper_sees_that_its_runs_were_taken_over(database: Database) -> None
     LeaseKeeper(database, pk, told, began_at=steady_s(), renew_s=0.01, lost_s=45.0, lease_s=60.0).start()
     assert told.event.wait(30)
     assert "took its runs over" in str(told.error)
+
+
+def test_a_lease_that_was_renewed_is_kept_though_connections_of_the_dead_cannot_be_ended(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_connection: object) -> int:
+        raise PermissionError("permission denied for function pg_terminate_backend")
+
+    monkeypatch.setattr(leases, "end_connections_of_dead", refused)
+    pk = service(database)
+    told, renewals = Told(), threading.Semaphore(0)
+    keeper = LeaseKeeper(
+        database, pk, told, began_at=steady_s(), renew_s=0.01, lost_s=0.5, lease_s=60.0, renewed=renewals.release
+    )
+    keeper.start()
+    try:
+        until = steady_s() + 1.0
+        while steady_s() < until:
+            assert renewals.acquire(timeout=30)
+    finally:
+        keeper.stop()
+    assert told.error is None
+
+
+def test_lock_files_of_a_service_that_lives_do_not_grow_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What removes old files of temporary directories would make it look dead, and its tries like none."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    url = "postgresql+psycopg://db/history"
+    places.make_place(url)
+    lock = OwnLock(url, "abc")
+    try:
+        directory = places.lock_directory(url)
+        names = ("abc.lock", "abc.1234.slot", "place", "other.lock")
+        for path in (directory / name for name in names):
+            path.touch()
+            os.utime(path, (1.0, 1.0))
+        lock.touch()
+        assert [name for name in names if (directory / name).stat().st_mtime == 1.0] == ["other.lock"]
+    finally:
+        lock.release()
+
+
+def test_a_directory_that_is_shared_with_another_machine_or_container_is_another_place_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody there can see whether a process of ours lives."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    url = "postgresql+psycopg://db/history"
+    place = places.make_place(url)
+    assert len(place) <= 64, "what the column holds"
+    places._view.cache_clear()
+    monkeypatch.setattr("os.readlink", lambda _path: "pid:[1]")
+    try:
+        assert places.place_of(url) not in (None, place)
+    finally:
+        places._view.cache_clear()
