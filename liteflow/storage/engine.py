@@ -105,6 +105,9 @@ def _postgres_url(url: URL) -> URL:
         raise StorageError(
             f"{told}: PostgreSQL is reached through psycopg 3; begin the URL with {POSTGRES}://", path=told
         )
+    if "@" in (url.host or ""):  # what stands before it is the rest of a password, and no host
+        told = told_url(url.set(host=(url.host or "").rpartition("@")[2]))
+        raise StorageError(f"{told}: the password holds an @, or another sign of URLs; write it as %40", path=told)
     if not url.database:
         raise StorageError(f"{told}: names no database; write {POSTGRES}://USER@HOST/DATABASE", path=told)
     return url.set(drivername=POSTGRES)
@@ -112,7 +115,7 @@ def _postgres_url(url: URL) -> URL:
 
 def _without_password(text: str) -> str:
     """A text that was meant as a URL, for people to read."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", text)
+    return re.sub(r"(://[^:/@]*):.*@", r"\1:***@", text)
 
 
 def told_url(url: URL) -> str:

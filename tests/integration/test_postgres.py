@@ -125,6 +125,8 @@ def test_the_password_is_never_shown(postgres_db: str, postgres: Server) -> None
         (wrong.replace(":hush-hush@", "@") + "?password=hush-hush", "check the user and the password"),
         (f"{wrong}?sslpassword=hush-hush", r"\?sslpassword="),
         (f"{wrong}:x:y@z", "."),
+        (postgres_db.replace(postgres.password, "x@hush-hush"), "write it as %40"),
+        (postgres_db.replace(postgres.password, "x@hush-hush:y"), "no URL of SQLAlchemy"),
     ):
         with pytest.raises(StorageError, match=told) as caught:
             schema.open_database(url)
