@@ -147,6 +147,9 @@ class _Work:
     def run(self) -> None:
         try:
             contextvars.copy_context().run(self._run)
+        except BaseException as error:  # out of memory, or a mistake: whoever waits for the task must hear of it
+            result = Result("failed", "error", describe_error(error), True, ())
+            self._tell(("ended", self, result, clock_us(), trace_of(error), None))
         finally:
             self._tell(("gone", self))
 

@@ -285,6 +285,20 @@ def hang_once() -> str:
     return "too late"
 
 
+def test_whatever_breaks_around_a_task_ends_its_try(
+    db: str, executor: Executor | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_facts: Any, **_more: Any) -> None:
+        raise MemoryError("no room for the result")
+
+    monkeypatch.setattr("liteflow.execution.threads.call", broken)
+    with Dag("d", db_path=db) as dag:
+        give()
+    with ExecutorService(db, executor=executor) as service:
+        run = service.submit(dag).wait(30.0)
+    assert (run.state, "no room for the result" in str(run.task_instance("give").error)) == ("failed", True)
+
+
 def test_a_thread_that_is_fenced_changes_nothing_any_more(db: str, executor: Executor | str) -> None:
     go_on.clear()
     with Dag("fenced", db_path=db) as dag:
