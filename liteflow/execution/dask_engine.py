@@ -244,7 +244,9 @@ class DaskEngine:
         return
 
     def kill(self) -> None:
-        return  # its workers' threads cannot be; what they give is fenced
+        # Its workers' threads cannot be: what they give is fenced. But the scheduler forgets us, and nothing begins.
+        if self._client is not None and not self._is_closed:
+            self._call(None, what="close")
 
     # Talking to the scheduler
 
@@ -269,8 +271,9 @@ class DaskEngine:
 
     def _put(self, what: Callable[[Events], None] | None) -> None:
         self._inbox.put(what)
-        if self.notify is not None:
-            self.notify()
+        notify = self.notify  # which may go meanwhile
+        if notify is not None:
+            notify()
 
     def _hear(self, event: tuple[float, tuple[Any, ...]]) -> None:
         """A message of the plugin, in the thread of Dask's client."""
@@ -393,8 +396,9 @@ class DaskEngine:
 
     def wake(self) -> None:
         self._inbox.put(None)
-        if self.notify is not None:
-            self.notify()
+        notify = self.notify  # which may go meanwhile
+        if notify is not None:
+            notify()
 
     def due_in(self) -> float:
         """In how many seconds something is due at the soonest."""

@@ -154,7 +154,9 @@ class ForeignEngine:
         return
 
     def kill(self) -> None:
-        return  # what cannot be killed is fenced
+        # What cannot be killed is fenced. But nothing begins any more.
+        for future in list(self._live.values()):
+            future.cancel()
 
     def vacancies(self) -> list[int]:
         room = 0 if self._broken is not None else self.size() - len(self._live)
@@ -181,8 +183,9 @@ class ForeignEngine:
 
     def _tell(self, done: tuple[Job, Future[Reply]] | None) -> None:
         self._done.put(done)
-        if self.notify is not None:
-            self.notify()
+        notify = self.notify  # which may go meanwhile
+        if notify is not None:
+            notify()
 
     def answer(self, job: Job, number: int, rows: tuple[Any, ...]) -> None:
         raise AssertionError("jobs of a foreign executor ask nothing")

@@ -259,7 +259,9 @@ class ThreadEngine:
         return
 
     def kill(self) -> None:
-        return  # threads cannot be; what they give is fenced
+        # Threads cannot be: what they give is fenced. But nothing begins any more, and what waits for its end does.
+        for work in list(self._live.values()):
+            work.is_fenced.set()
 
     def vacancies(self) -> list[int]:
         spare = MOST_FENCED if self._executor is None else 0
@@ -311,8 +313,9 @@ class ThreadEngine:
 
     def _tell(self, what: Any) -> None:
         self._told.put(what)  # not Queue, whose lock a signal handler that wakes us may find taken by its own thread
-        if self.notify is not None:
-            self.notify()
+        notify = self.notify  # which may go meanwhile
+        if notify is not None:
+            notify()
 
     def due_in(self) -> float:
         """In how many seconds something is due at the soonest, if nothing is told before."""

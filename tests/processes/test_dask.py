@@ -247,6 +247,17 @@ def test_a_worker_that_has_the_address_of_a_lost_one_does_not_begin_its_chunks_a
     assert dask_worker.run_chunk(chunk) == (dask_worker.ELSEWHERE, worker.address)
 
 
+def test_the_scheduler_forgets_a_service_whose_work_is_killed(client: Any) -> None:
+    """So that nothing begins any more, whatever the service's own thread waits for."""
+    engine = DaskEngine(client, 1)
+    engine.start()
+    try:
+        engine.kill()
+        wait_until(lambda: engine._call_and_wait(what="begin", key="k", who="a worker") is None, "it is forgotten")
+    finally:
+        engine.close(kill=True)
+
+
 # What tasks may say to Dask
 
 

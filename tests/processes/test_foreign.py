@@ -11,13 +11,36 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from liteflow import Dag, ExecutorService, task
 from liteflow.errors import RunInterruptedError, ServiceError
+from liteflow.execution.calling import Payload
+from liteflow.execution.foreign import ForeignEngine
+from liteflow.execution.mixed import MixedEngine
+from liteflow.execution.threads import ThreadEngine
 from liteflow.states import EndReason
 from tests.conftest import lines_of, states_of
+
+
+@pytest.mark.parametrize("kind", [ThreadEngine, ForeignEngine])
+def test_nothing_begins_any_more_once_what_runs_is_killed(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the lease of the service is lost while its own thread waits: others may begin the same."""
+    began: list[Any] = []
+    monkeypatch.setattr("liteflow.execution.threads.load", lambda _code: began.append)
+    monkeypatch.setattr("liteflow.execution.threads.call", lambda function, *_facts, **_more: function(1))
+    monkeypatch.setattr("liteflow.execution.foreign.run_there", lambda *_facts: began.append(1))
+    job = MagicMock(timeout_s=None, kill_reason=None, started_at=None, payload=range(len(Payload._fields)))
+    hold = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(hold.wait, 30)
+        engine = MixedEngine(kind(executor=pool, count=1), None, {})
+        engine.submit(engine.vacancies()[0], [job])
+        engine.kill()
+        hold.set()
+    assert not began
 
 
 @task
