@@ -430,6 +430,7 @@ class ExecutorService:
             handle = self._take_up(prepared, run, accept_changes=accept_changes, force=force, listener=listener)
             if handle is not None:
                 return handle
+            time.sleep(0.01)  # others have got hold of it, or of its owner's lease, just now
 
     def rerun(
         self,
@@ -717,6 +718,7 @@ class ExecutorService:
             handle = self._take_up(prepared, run, listener=listener)
             if handle is not None:
                 return handle
+            time.sleep(0.01)  # others have got hold of it, or of its owner's lease, just now
 
     def _is_driven(self, run: RecordedRun) -> bool:
         from liteflow.execution.liveness import is_alive
