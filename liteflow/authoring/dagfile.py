@@ -217,6 +217,16 @@ def provide(path: str, text: bytes) -> None:
         _texts[path] = text
 
 
+def _make_locks_anew() -> None:
+    """In a forked child: other threads, which are not there, may have held them."""
+    global _load_lock, _stretches_lock
+    _load_lock, _stretches_lock = threading.RLock(), threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_make_locks_anew)
+
+
 def is_same_file(module: ModuleType, path: str) -> bool:
     """Whether the module was made from the file at `path`."""
     file = getattr(module, "__file__", None)

@@ -272,6 +272,16 @@ _lock = threading.Lock()
 _users = 0
 
 
+def _make_lock_anew() -> None:
+    """In a forked child: another thread, which is not there, may have held it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_make_lock_anew)
+
+
 @contextmanager
 def capturing(sink: Sink) -> Iterator[None]:
     """Give what is printed and logged in this context, inside the block, to `sink`."""

@@ -20,7 +20,7 @@ from liteflow import Dag, ExecutorService, get_current_context, task
 from liteflow.errors import RunInterruptedError
 from liteflow.operators import BashOperator
 from liteflow.states import EndReason
-from tests.conftest import Script, lines_of, states_of, wait_until
+from tests.conftest import Script, lines_of, run_python, states_of, wait_until
 
 MakeScript = Callable[..., Script]
 
@@ -388,6 +388,30 @@ def test_a_sensor_and_a_command_end_when_they_are_cancelled(db: str, tmp_path: P
         run = handle.wait(timeout=30)
         assert set(states_of(run).values()) == {"failed"}
     wait_until(lambda: threading.active_count() <= before, "their threads end")
+
+
+def test_a_process_that_is_forked_while_tasks_begin_and_end_runs_tasks_of_its_own(tmp_path: Path) -> None:
+    """What other threads held at the fork nobody lets go in the child."""
+    code = """
+import os, threading, warnings
+warnings.simplefilter("ignore")  # Python says that forks of threads are dangerous
+from liteflow.authoring import dagfile
+from liteflow.execution import capture
+held, done = threading.Event(), threading.Event()
+def hold():
+    with capture._lock, dagfile._load_lock, dagfile._stretches_lock:
+        held.set()
+        done.wait(60)
+threading.Thread(target=hold, daemon=True).start()
+held.wait(60)
+if (pid := os.fork()) == 0:
+    with capture.capturing(capture.Sink(lambda size: True, lambda: None)), dagfile.airflow_names(), dagfile._load_lock:
+        os._exit(7)
+threading.Timer(20, lambda: os.kill(pid, 9)).start()
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+os._exit(code if code >= 0 else 1)
+"""
+    assert run_python("-c", code, cwd=tmp_path).returncode == 7
 
 
 def test_tasks_that_wait_run_side_by_side(db: str) -> None:
