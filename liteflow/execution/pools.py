@@ -45,9 +45,12 @@ class PoolGuard:
         wanted = {task.options.pool: task for task in prepared.tasks if task.options.pool is not None}
         if not wanted:
             return
-        with self._database.read() as connection:
+
+        def look(connection: Connection) -> tuple[dict[str, int], list[str]]:
             sizes = pools.pool_sizes(connection, [name for name in wanted if name is not None])
-            known = [pool.name for pool in pools.list_pools(connection)] if len(sizes) < len(wanted) else []
+            return sizes, [pool.name for pool in pools.list_pools(connection)] if len(sizes) < len(wanted) else []
+
+        sizes, known = self._database.look(look)
         for task in prepared.tasks:
             name = task.options.pool
             if name is None:
