@@ -3,6 +3,9 @@
 A message for each start would wake the parent for every tiny task, twice instead of once. This costs the worker no
 call of the system, and it is there however the worker ends: the parent knows exactly which job to blame.
 
+In the same memory the parent says until when the worker may go on, if there is such a limit: a parent that stands
+still cannot end it.
+
 When the parent dies, that memory goes with it. What the worker has begun stands also in the lock file of its slot, for
 whoever takes over: most of what the dead had claimed had not begun, and is not to blame.
 """
@@ -18,6 +21,8 @@ from typing import NamedTuple
 
 _NUMBER = struct.Struct("=Q")
 _TIMES = struct.Struct("=qd")
+_EXPIRY = struct.Struct("=d")
+_EXPIRY_AT = 64
 NOBODY = 0
 """No job has this number."""
 
@@ -42,6 +47,15 @@ class Begun:
             return None
         at_us, at = _TIMES.unpack_from(self._memory, _NUMBER.size)
         return (at_us, at) if _NUMBER.unpack_from(self._memory)[0] == number else None
+
+    def expire_at(self, at: float) -> None:
+        """Tell the worker until when it may go on, by `steady_s`; 0: for as long as its parent lives."""
+        _EXPIRY.pack_into(self._memory, _EXPIRY_AT, at)
+
+    def expires_at(self) -> float:
+        """Until when the worker may go on."""
+        at: float = _EXPIRY.unpack_from(self._memory, _EXPIRY_AT)[0]
+        return at
 
     def close(self) -> None:
         """Let go of the memory."""

@@ -10,6 +10,12 @@ def clock_us() -> int:
     return time.time_ns() // 1000
 
 
+def steady_s() -> float:
+    """Seconds on a clock that goes on while the machine sleeps, where there is one: that of a database does."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
+
+
 class Clock:
     """The host's time. The loop and the tries ask a clock, so that a run in a test can have a time of its own."""
 

@@ -240,6 +240,9 @@ class DaskEngine:
     def hold_locks(self, directory: str, token: str) -> None:
         return  # its workers are on other machines
 
+    def live_until(self, at: float) -> None:
+        return  # its workers know nothing of it; what they give is fenced
+
     def replace_no_more(self) -> None:
         return
 

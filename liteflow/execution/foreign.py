@@ -150,6 +150,9 @@ class ForeignEngine:
     def hold_locks(self, directory: str, token: str) -> None:
         return  # what its workers leave behind is the executor's business
 
+    def live_until(self, at: float) -> None:
+        return  # what it runs is the executor's business
+
     def replace_no_more(self) -> None:
         return
 

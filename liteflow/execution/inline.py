@@ -92,6 +92,9 @@ class InlineEngine:
     def size(self) -> int:
         return 1
 
+    def live_until(self, at: float) -> None:
+        """What runs inline has no life of its own."""
+
     def replace_no_more(self) -> None:
         return
 

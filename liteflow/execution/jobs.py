@@ -200,6 +200,10 @@ class Engine(Protocol):
         To be called before the first `submit`. Raises StorageError.
         """
 
+    def live_until(self, at: float) -> None:
+        """Have what runs end by itself at that time, by `clock.steady_s`, as far as it can, unless it is told a later
+        one before. To be called before `hold_locks` the first time, then from any thread."""
+
     def replace_no_more(self) -> None:
         """Nothing more will be begun: a slot that ends needs no other in its place."""
 

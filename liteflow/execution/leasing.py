@@ -8,11 +8,11 @@ think it dead, and begins nothing more, whatever its other threads wait for.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from liteflow.errors import LeaseLostError
+from liteflow.execution.clock import steady_s
 from liteflow.execution.hostlog import warn
 from liteflow.storage import leases
 
@@ -27,12 +27,6 @@ RETRY_S = 1.0
 
 LOST_S = 45.0
 """After so long without having been renewed it is given up: well before others may think it over."""
-
-
-def steady_s() -> float:
-    """Seconds on a clock that goes on while the machine sleeps, where there is one: the database's does."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 class LeaseKeeper:
@@ -51,9 +45,9 @@ class LeaseKeeper:
         renew_s: float,
         lost_s: float,
         lease_s: float,
-        renewed: Callable[[], None] = lambda: None,
+        renewed: Callable[[float], None] = lambda _until: None,
     ) -> None:
-        """`renewed` is called each time when it was."""
+        """`renewed` is called each time when it was, with the time until which it is not given up, by `steady_s`."""
         self._database = database
         self._executor_pk = executor_pk
         self._lost = lost
@@ -97,7 +91,7 @@ class LeaseKeeper:
                 self._give_up("another service took its runs over, since its lease was over")
                 return
             self._renewed_at, wait_s = asked_at, self._renew_s
-            self._renewed()
+            self._renewed(asked_at + self._lost_s)
             self._end_connections_of_dead()
 
     def _end_connections_of_dead(self) -> None:

@@ -55,6 +55,7 @@ class MixedEngine:
         self._numbers = {name: number for number, name in enumerate(self._makers, 1)}
         self._lanes = {0: Lane(0, default, self._count)}
         self._locks: tuple[str, str] | None = None
+        self._expires_at = 0.0
         self._waited = default
         """The engine that is waited for when there are several."""
 
@@ -71,6 +72,8 @@ class MixedEngine:
         if number not in self._lanes:
             name = next(name for name, found in self._numbers.items() if found == number)
             engine = self._makers[name]()
+            if self._expires_at:
+                engine.live_until(self._expires_at)
             if self._locks is not None:
                 engine.hold_locks(*self._locks)
             engine.start()
@@ -110,6 +113,11 @@ class MixedEngine:
         self._locks = (directory, token)
         for engine in self._engines:
             engine.hold_locks(directory, token)
+
+    def live_until(self, at: float) -> None:
+        self._expires_at = at
+        for engine in [lane.engine for lane in self._lanes.copy().values()]:
+            engine.live_until(at)
 
     def replace_no_more(self) -> None:
         for engine in self._engines:

@@ -19,7 +19,7 @@ from liteflow.authoring.dag import Dag
 from liteflow.authoring.dagfile import refuse_while_loading
 from liteflow.authoring.ids import check_name
 from liteflow.errors import MetadataOnlyError, ParamError, RunActiveError, RunConflictError, ServiceError
-from liteflow.execution.clock import clock_us
+from liteflow.execution.clock import clock_us, steady_s
 from liteflow.execution.code import Code, describe
 from liteflow.execution.executors import check_executor, engine_of
 from liteflow.execution.exiting import stop_at_exit
@@ -218,8 +218,10 @@ class ExecutorService:
                 path=self._database.path,
             ) from error
         assert self._engine is not None
+        began_at = steady_s()
+        if place is not None:
+            self._engine.live_until(began_at + leasing.LOST_S)
         self._engine.hold_locks(str(lock_directory(self._database.path)), token)
-        began_at = leasing.steady_s()
         self._executor_pk = self._database.attempt(lambda connection: self._record_itself(connection, token, place))
         self._pools = PoolGuard(self._database)
         self._recoverer = Recoverer(self._database, self._executor_pk)
@@ -241,9 +243,16 @@ class ExecutorService:
                 renew_s=leasing.RENEW_S,
                 lost_s=leasing.LOST_S,
                 lease_s=leases.LEASE_S,
-                renewed=self._lock.touch,
+                renewed=self._note_renewed,
             )
             self._keeper.start()
+
+    def _note_renewed(self, until: float) -> None:
+        """Its lease was renewed: what it runs may go on until that time, and its lock files are in use."""
+        assert self._engine is not None
+        assert self._lock is not None
+        self._engine.live_until(until)
+        self._lock.touch()
 
     def _record_itself(self, connection: Connection, token: str, place: str | None) -> int:
         """Note that the service begins; returns its key."""

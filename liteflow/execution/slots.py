@@ -78,6 +78,8 @@ class SlotEngine:
         self._asked: dict[tuple[int, int], Slot] = {}
         """Of each question that is not answered, by job and number: who asked."""
         self._oom = OomWatch()
+        self._expires_at = 0.0
+        """Until when the slots may go on, by `steady_s`; 0 for ever."""
         self._locks: tuple[str, str] | None = None
         """Where the slots' lock files are, and with which token their names begin."""
         self._done_with: list[Slot] = []
@@ -105,8 +107,17 @@ class SlotEngine:
         taken = {slot.place for slot in self._slots.values()}
         place = next(place for place in itertools.count(1) if place not in taken)
         slot = self._slots[self._numbers] = Slot(self._numbers, self._selector, place)
+        slot.begun.expire_at(self._expires_at)
         if self._locks is not None:
             slot.hold_lock(*self._locks)
+
+    def live_until(self, at: float) -> None:
+        self._expires_at = at  # first: slots that are made from now on have it from there
+        for slot in self._all_slots():
+            try:
+                slot.begun.expire_at(at)
+            except ValueError:
+                continue  # it was closed meanwhile
 
     def hold_locks(self, directory: str, token: str) -> None:
         self._locks = (os.path.abspath(directory), token)
@@ -118,15 +129,18 @@ class SlotEngine:
 
     def kill(self) -> None:
         self._replaces = False
+        for slot in self._all_slots():
+            if slot.process.returncode is None:
+                send(slot.pid, signal.SIGKILL, group=True)
+
+    def _all_slots(self) -> list[Slot]:
+        """Those that have, or may have, a process. From any thread."""
         for _ in range(_MOST_COPIES):
             try:
-                slots = [*self._slots.values(), *self._leaving]
+                return [*self._slots.values(), *self._leaving]
             except RuntimeError:  # the service's thread has just changed them
                 continue
-            for slot in slots:
-                if slot.process.returncode is None:
-                    send(slot.pid, signal.SIGKILL, group=True)
-            return
+        return []
 
     def vacancies(self) -> list[int]:
         now = time.monotonic()

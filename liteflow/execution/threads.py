@@ -255,6 +255,9 @@ class ThreadEngine:
     def hold_locks(self, directory: str, token: str) -> None:
         return  # nothing of a thread outlives this process, whose own lock tells
 
+    def live_until(self, at: float) -> None:
+        return  # threads stand still with this process
+
     def replace_no_more(self) -> None:
         return
 

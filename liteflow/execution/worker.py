@@ -32,7 +32,7 @@ from liteflow.authoring.dagfile import be_main_of_first_file, loading
 from liteflow.errors import MissingMainGuard, TaskKilled
 from liteflow.execution.begun import Begun, note_begun
 from liteflow.execution.calling import Payload, Recipe, Result, call, describe_error, trace_of
-from liteflow.execution.clock import clock_us
+from liteflow.execution.clock import clock_us, steady_s
 from liteflow.execution.code import Code, load
 from liteflow.execution.messages import Unpacker, pack
 from liteflow.execution.nesting import note_database, note_task
@@ -40,6 +40,9 @@ from liteflow.execution.surroundings import Surroundings
 
 LONGEST_RECORD_BYTES = 60_000
 """A line of a log record that is longer is sent in pieces."""
+
+EXPIRY_POLL_S = 1.0
+"""How often a worker looks whether its time is over: a machine that slept does not count that while it waits."""
 
 TOKEN = struct.Struct("!Q")
 
@@ -203,6 +206,8 @@ class Worker:
                 self._recipes.clear()
             elif message[0] == "lock":
                 self._lock_fd = _hold_lock(message[1])
+                if self._begun.expires_at():
+                    threading.Thread(target=_expire, args=[self._begun], name="liteflow-expiry", daemon=True).start()
             elif message[0] == "job" and message[1] == number:
                 _, _, code_number, recipe_number, recipe, payload = message
                 return (
@@ -403,6 +408,13 @@ def _hang_on(lifeline: int) -> None:
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="liteflow-lifeline", daemon=True).start()
+
+
+def _expire(begun: Begun) -> None:
+    """End everything in our session when our time is over, which the parent puts off as long as it can."""
+    while (left_s := begun.expires_at() - steady_s()) > 0:
+        time.sleep(min(left_s, EXPIRY_POLL_S))
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _leave() -> NoReturn:

@@ -12,7 +12,8 @@ import pytest
 
 from liteflow.errors import LeaseLostError, StorageError
 from liteflow.execution import places
-from liteflow.execution.leasing import LeaseKeeper, steady_s
+from liteflow.execution.clock import steady_s
+from liteflow.execution.leasing import LeaseKeeper
 from liteflow.execution.liveness import OwnLock, is_alive
 from liteflow.execution.processes import start_time_of
 from liteflow.storage import leases, recording
@@ -194,7 +195,14 @@ def test_a_lease_that_was_renewed_is_kept_though_connections_of_the_dead_cannot_
     pk = service(database)
     told, renewals = Told(), threading.Semaphore(0)
     keeper = LeaseKeeper(
-        database, pk, told, began_at=steady_s(), renew_s=0.01, lost_s=0.5, lease_s=60.0, renewed=renewals.release
+        database,
+        pk,
+        told,
+        began_at=steady_s(),
+        renew_s=0.01,
+        lost_s=0.5,
+        lease_s=60.0,
+        renewed=lambda _until: renewals.release(),
     )
     keeper.start()
     try:

@@ -125,6 +125,34 @@ def test_a_database_that_is_away_for_longer_than_a_lease_leaves_a_run_that_can_b
         assert len(begun(flag)) == 2
 
 
+def test_what_a_stopped_service_runs_ends_before_another_machine_goes_on(
+    postgres_db: str, tmp_path: Path, script: Make, surroundings: dict[str, str]
+) -> None:
+    flag = tmp_path / "flag"
+    flow = script(FLOW)
+    impatient = script(IMPATIENT, "impatient.py")
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = {**surroundings, "LITEFLOW_DB": postgres_db, "TMPDIR": str(tmp_path / "elsewhere")}
+    first = impatient.start("run", str(flow.path), "-q", "--run-id", "r", LITEFLOW_DB=postgres_db, **surroundings)
+    wait_until(lambda: begun(flag), "the task has begun")
+    first.send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: not lives(begun(flag)[0]), "nobody but itself ends it")
+        run = open_history(postgres_db).find_run("shared/r")
+        assert run.owner is not None
+        assert run.owner.has_lease, "nobody can have taken it yet"
+        flag.touch()
+        wait_until(lambda: not open_history(postgres_db).find_run("shared/r").owner.has_lease, "its lease is over")  # type: ignore[union-attr]
+        again = impatient.run("run", str(flow.path), "--resume", "r", **elsewhere)
+        assert again.returncode == 0, again.stderr
+    finally:
+        first.send_signal(signal.SIGCONT)
+        _, said = first.communicate(timeout=60)
+    assert first.returncode in (0, 4), said  # it hears first that its lease is lost, or that the run is over
+    assert "lease" in said
+    assert open_history(postgres_db).find_run("shared/r").xcom("after") == "done!"
+
+
 def test_a_stopped_process_that_was_robbed_records_nothing_when_it_comes_back(
     postgres_db: str, tmp_path: Path, script: Make, surroundings: dict[str, str]
 ) -> None:
