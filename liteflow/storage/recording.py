@@ -17,7 +17,7 @@ from sqlalchemy import Connection, and_, bindparam, case, delete, exists, func, 
 
 from liteflow.errors import NotFoundError
 from liteflow.states import UNFINISHED, EndReason, RunState, TaskInstanceState, sources_of
-from liteflow.storage.statements import Prepared, changed, in_groups, next_keys
+from liteflow.storage.statements import Prepared, allow_time, changed, in_groups, next_keys
 from liteflow.storage.tables import CALLBACK, DAG, DAG_RUN, EXECUTOR, LOG_RECORD, TASK_INSTANCE, TASK_TRY, XCOM
 
 _S = TaskInstanceState
@@ -151,6 +151,7 @@ def create_run(
     `executor_pk` is the service that will drive it: when that dies first, the run is seen to be interrupted. Without
     one any service that knows the dag may take it. `rerun_of`: the id of the run that it repeats.
     """
+    allow_time(connection, sum(len(task.map_indexes) for task in tasks))
     run = {
         "dag_pk": dag_pk,
         "run_id": run_id,
@@ -175,6 +176,7 @@ def add_instances(
 
     Those that were removed from the run come back, in a new generation, with their tries and logs.
     """
+    allow_time(connection, len(map_indexes))
     ti = TASK_INSTANCE.c
     gone = select(ti.map_index, ti.id).where(ti.run_pk == run_pk, ti.task_id == task.task_id, ti.state == _S.REMOVED)
     removed = {row.map_index: row.id for row in connection.execute(gone)}

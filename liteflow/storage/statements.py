@@ -19,6 +19,13 @@ from liteflow.storage.engine import DRIVER
 IDS_PER_STATEMENT = 500
 """How many ids stand in one IN list: well below SQLite's limit of bound values."""
 
+MANY_ROWS = 10_000
+"""From how many rows on PostgreSQL is asked for more patience."""
+
+MS_PER_ROW = 0.1
+"""How much more for each of them: several times what was measured, and for a million rows less than others wait for
+locks."""
+
 T = TypeVar("T")
 
 
@@ -110,6 +117,17 @@ def _literal(value: int | str | None) -> str:
     if value is None:
         return "NULL"
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+
+
+def allow_time(connection: Connection, rows: int) -> None:
+    """Until the transaction ends have PostgreSQL wait longer for its next statement, since we are at work on so many
+    rows between two of them. Nothing happens for few rows, or in SQLite."""
+    if connection.dialect.name == "sqlite" or rows <= MANY_ROWS:
+        return
+    from liteflow.storage.postgres import IDLE_IN_TRANSACTION_S
+
+    limit_ms = int(IDLE_IN_TRANSACTION_S * 1000 + rows * MS_PER_ROW)
+    connection.info[DRIVER].execute(f"SET LOCAL idle_in_transaction_session_timeout = {limit_ms}", prepare=False)
 
 
 def in_groups(ids: Sequence[T]) -> Iterable[Sequence[T]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -16,7 +17,9 @@ from liteflow.storage import postgres as room
 from liteflow.storage import schema
 from liteflow.storage.engine import DRIVER, connect
 from liteflow.storage.postgres import PostgresDatabase, postgres_error
-from liteflow.storage.statements import next_keys
+from liteflow.storage.recording import DagFacts, TaskFacts, create_run, record_dag
+from liteflow.storage.recovery import instances_of
+from liteflow.storage.statements import MANY_ROWS, next_keys
 from liteflow.storage.tables import POOL, TASK_INSTANCE
 from tests.conftest import wait_until
 from tests.postgres import Server
@@ -246,6 +249,31 @@ def test_keys_are_given_once_also_to_scopes_that_go_on_at_once(database: Postgre
 
 
 # Lost connections
+
+
+def test_the_server_is_patient_with_whoever_is_at_work_on_many_rows(database: PostgresDatabase) -> None:
+    """A run of a million task instances takes longer than ten seconds to rebuild: it could never be taken up."""
+
+    def patience(connection: Connection) -> str:
+        return str(connection.scalar(text("SHOW idle_in_transaction_session_timeout")))
+
+    facts = DagFacts("large", None, (), "{}", None, "0" * 64)
+    now = {"run_id": "r", "logical_date": datetime.now(UTC), "params_json": "{}", "structure_digest": "0" * 64}
+    found = []
+    for count in (10, MANY_ROWS + 5_000):
+        with database.write() as connection:
+            dag_pk = record_dag(connection, facts, 1)
+            mapped = [TaskFacts("t", (), "all_success", range(count))]
+            run_pk, pks = create_run(connection, dag_pk, tasks=mapped, executor_pk=None, now_us=1, **now)
+            assert len(pks) == count
+            found.append(patience(connection))
+            connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10s'"))
+            assert len(instances_of(connection, run_pk)) == count
+            found.append(patience(connection))
+            connection.execute(text("DELETE FROM liteflow_dag_run"))
+        with database.read() as connection:
+            found.append(patience(connection))
+    assert found == ["10s", "10s", "10s", "11500ms", "11500ms", "10s"]
 
 
 def test_a_connection_that_is_lost_in_a_scope_writes_nothing(database: PostgresDatabase) -> None:
