@@ -96,6 +96,9 @@ class Prepared:
             text_of, arrange = self._ready
             return int(driver.executemany(text_of, rows if arrange is None else map(arrange, rows)).rowcount)
         text_of, arrange = self._ready_for_psycopg
+        if isinstance(rows, list) and len(rows) == 1:  # one round trip instead of two
+            only = rows[0] if arrange is None else arrange(rows[0])
+            return max(int(driver.execute(text_of, only).rowcount), 0)
         with driver.cursor() as cursor:
             cursor.executemany(text_of, rows if arrange is None else map(arrange, rows))
             count = max(int(cursor.rowcount), 0)  # -1 for no rows at all

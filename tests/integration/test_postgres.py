@@ -19,7 +19,7 @@ from liteflow.storage.engine import DRIVER, connect
 from liteflow.storage.postgres import PostgresDatabase, postgres_error
 from liteflow.storage.recording import DagFacts, TaskFacts, create_run, record_dag
 from liteflow.storage.recovery import instances_of
-from liteflow.storage.statements import MANY_ROWS, next_keys
+from liteflow.storage.statements import MANY_ROWS, Prepared, next_keys
 from liteflow.storage.tables import POOL, TASK_INSTANCE
 from tests.conftest import wait_until
 from tests.postgres import Server
@@ -274,6 +274,31 @@ def test_the_server_is_patient_with_whoever_is_at_work_on_many_rows(database: Po
         with database.read() as connection:
             found.append(patience(connection))
     assert found == ["10s", "10s", "10s", "11500ms", "11500ms", "10s"]
+
+
+@pytest.mark.parametrize(("rows", "trips"), [(1, 1), (3, 2)])
+def test_a_row_alone_costs_one_round_trip(
+    database: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, rows: int, trips: int
+) -> None:
+    """What comes one by one, as in a chain of tasks, waits for the server less often."""
+    adding = Prepared(insert(POOL), "name", "slots", "description")
+    calls: list[str] = []
+
+    def counted(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            calls.append(name)
+            return method(*args, **options)
+
+        return call
+
+    for name in ("execute", "executemany"):
+        monkeypatch.setattr(psycopg.Cursor, name, counted(name, getattr(psycopg.Cursor, name)))
+    with database.write() as connection:
+        calls.clear()
+        assert adding.run(connection, [(f"p{number}", number, None) for number in range(rows)]) == rows
+        assert len(calls) == trips
+        assert adding.run(connection, []) == 0
+    assert names(database) == [f"p{number}" for number in range(rows)]
 
 
 def test_a_connection_that_is_lost_in_a_scope_writes_nothing(database: PostgresDatabase) -> None:
