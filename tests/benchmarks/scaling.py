@@ -66,6 +66,8 @@ class Model(NamedTuple):
     """For a turn of the loop: one transaction."""
     run: float
     """For a run of its own, beside its task instances."""
+    mixed: float
+    """More for a task instance where several runs go on at once: what is claimed together is not one row of keys."""
     memory: float
     """For a task instance of a run that goes on, in the coordinator."""
     disk: float
@@ -73,7 +75,8 @@ class Model(NamedTuple):
 
     def seconds(self, size: int, *, batch: float = BATCH, runs: int = 1) -> float:
         """How long it takes when nobody waits for workers; `batch`: how many tasks end in a turn."""
-        return size * (self.create + self.task + self.turn / batch) + runs * self.run
+        task = self.task + (self.mixed if runs > 1 else 0.0)
+        return size * (self.create + task + self.turn / batch) + runs * self.run
 
     def throughput(self, batch: float) -> float:
         """Task instances per second, once the run is made."""
@@ -157,12 +160,20 @@ def model_of(figures: dict[str, Found], *, is_cpu: bool) -> Model:
     turn = max(0.0, (each(few) - each(many)) / (turns(few) - turns(many)))
     task = max(0.0, each(many) - turn * turns(many))
     create = creating(many) / size_of(many)
-    runs = size_of(tiny) / tiny["case"]["each"]
+
+    def rest(found: Found) -> float:
+        """What a task instance of several runs takes beside all this: `mixed`, and its share of `run`."""
+        return max(0.0, total(found) / size_of(found) - create - task - turn * turns(found))
+
+    each_of = {name: figures[name]["case"]["each"] for name in ("runs", "tiny runs")}
+    run = (rest(tiny) - rest(figures["runs"])) / (1 / each_of["tiny runs"] - 1 / each_of["runs"])
+    run = max(0.0, run)
     return Model(
         create=create,
         task=task,
         turn=turn,
-        run=max(0.0, total(tiny) - size_of(tiny) * (create + task) - tiny["turns"] * turn) / runs,
+        run=run,
+        mixed=max(0.0, rest(figures["runs"]) - run / each_of["runs"]),
         memory=(many["rss_peak"] - many["rss_base"]) / size_of(many),
         disk=many["bytes"]["all"] / many["states"]["success"],
     )
@@ -386,12 +397,8 @@ def show_fit(where: str, found: Fit) -> None:
         print(row(name, figure))
     print("\n| constant | on the clock | processor | |\n|---|--:|--:|---|")
     model = found.model
-    for name, what in (
-        ("create", "a task instance"),
-        ("task", "a task instance"),
-        ("turn", "a turn"),
-        ("run", "a run"),
-    ):
+    for name in ("create", "task", "mixed", "turn", "run"):
+        what = f"a {name}" if name in ("turn", "run") else "a task instance"
         print(f"| {name} | {us(getattr(model, name))} | {us(getattr(found.cpu, name))} | us {what} |")
     for name in ("memory", "disk"):
         print(f"| {name} | {getattr(model, name):.0f} | | bytes a task instance |")
