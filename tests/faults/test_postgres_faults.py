@@ -125,7 +125,7 @@ def test_a_server_that_is_started_anew_again_and_again_loses_nothing(own_postgre
                 own_postgres.restart(("fast", "immediate", "kill")[restarts % 3])
                 restarts += 1
             for program in programs:
-                program.wait(timeout=120)
+                program.wait(timeout=SECONDS + 120)
             said = "".join(path.read_text() for path in tmp_path.glob("service-*.txt"))
             assert "Traceback" not in said
             assert "LeaseLost" not in said
@@ -261,7 +261,7 @@ def test_a_service_that_is_cut_off_for_longer_than_its_lease_stops_before_anothe
     rounds_of_cuts = rounds(1, 3)
     with own_postgres.database() as url, forwarding(network.here, own_postgres.port):
         far = url.replace("127.0.0.1", network.here)
-        seconds = rounds_of_cuts * (3 * lease_s) + 10
+        seconds = rounds_of_cuts * (2.2 * lease_s) + 10
         cut_off = start("cut-off", far, tmp_path, seconds, lease_s, "ip", "netns", "exec", network.name)
         near = start("near", url, tmp_path, seconds, lease_s)
         pause = wait_for_end_of([cut_off, near])
@@ -276,7 +276,7 @@ def test_a_service_that_is_cut_off_for_longer_than_its_lease_stops_before_anothe
                 network.mend()
                 pause(0.6 * lease_s)
             for program in (cut_off, near):
-                program.wait(timeout=120)
+                program.wait(timeout=seconds + 120)
             assert "lease" in (tmp_path / "cut-off.txt").read_text()
             assert "Traceback" not in (tmp_path / "cut-off.txt").read_text()
             finish(url, tmp_path)
