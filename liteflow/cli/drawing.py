@@ -33,8 +33,8 @@ def picture_of(run: DagRun) -> Picture:
 
 def timeline_of(run: DagRun, picture: Picture) -> Timeline:
     """Its tries over time. What runs goes on until now, unless nobody drives the run any more."""
+    from liteflow.storage.moments import to_microseconds
     from liteflow.storage.summaries import timed_tries
-    from liteflow.storage.tables import to_microseconds
     from liteflow.visualize.timeline import Try, timeline
 
     with run.history.read() as connection:

@@ -18,9 +18,9 @@ PARAM_CHARACTERS = 2000
 def run_page(run: DagRun, *, direction: str) -> str:
     """The run as it stands, as one HTML file that needs nothing else. `direction`: LR or TD."""
     from liteflow.cli.common import state_of
+    from liteflow.storage.moments import to_microseconds
     from liteflow.storage.pages import page_instances
     from liteflow.storage.summaries import task_summaries
-    from liteflow.storage.tables import to_microseconds
     from liteflow.visualize.html import Page, html_page
     from liteflow.visualize.picture import run_picture
 

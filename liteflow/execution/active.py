@@ -19,7 +19,7 @@ from liteflow.execution.prepared import PreparedDag
 from liteflow.execution.ready import ReadyQueue
 from liteflow.scheduling.core import Change, Expansion, RunCore
 from liteflow.states import TERMINAL, EndReason, RunState, TaskInstanceState
-from liteflow.storage.tables import to_microseconds
+from liteflow.storage.moments import to_microseconds
 from liteflow.storage.xcoms import ITEMS, EncodedItems
 
 KEPT_VALUE_BYTES = 64 * 1024

@@ -39,8 +39,8 @@ from liteflow.scheduling.reopening import Stood, renewed, to_reopen
 from liteflow.scheduling.skips import DECISION_KEY, skipped_by
 from liteflow.states import EndReason, RunState, TaskInstanceState
 from liteflow.storage import callbacks, leases, recording, recovery
+from liteflow.storage.moments import to_microseconds
 from liteflow.storage.recovery import RecordedInstance, RecordedRun
-from liteflow.storage.tables import to_microseconds
 from liteflow.storage.xcoms import ITEMS, EncodedItems
 
 if TYPE_CHECKING:

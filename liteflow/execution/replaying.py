@@ -24,7 +24,7 @@ from liteflow.scheduling.skips import DECISION_KEY
 from liteflow.states import TaskInstanceState, instance_name
 from liteflow.storage import recording, recovery
 from liteflow.storage.history import check_instances
-from liteflow.storage.tables import to_microseconds
+from liteflow.storage.moments import to_microseconds
 from liteflow.storage.triggers import TRIGGERED_KEY
 from liteflow.storage.xcoms import ITEMS, EncodedItems
 

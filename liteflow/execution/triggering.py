@@ -27,7 +27,7 @@ from liteflow.execution.recorder import task_facts
 from liteflow.execution.requests import check_request, dag_facts, fresh_run_id, refuse_own_limit
 from liteflow.states import RunState
 from liteflow.storage import correcting, recording, recovery, triggers
-from liteflow.storage.tables import from_microseconds
+from liteflow.storage.moments import from_microseconds
 from liteflow.storage.triggers import Triggered
 
 if TYPE_CHECKING:

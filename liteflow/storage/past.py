@@ -13,7 +13,8 @@ from sqlalchemy import Connection, select
 from liteflow.states import RunState, TaskInstanceState
 from liteflow.storage.functions import Position
 from liteflow.storage.history import OWNER_COLUMNS, Owner
-from liteflow.storage.tables import DAG, DAG_RUN, EXECUTOR, TASK_INSTANCE, to_microseconds
+from liteflow.storage.moments import to_microseconds
+from liteflow.storage.tables import DAG, DAG_RUN, EXECUTOR, TASK_INSTANCE
 
 _S = TaskInstanceState
 

@@ -15,8 +15,9 @@ from sqlalchemy import BigInteger, Connection, and_, func, literal, or_, select,
 
 from liteflow.states import EndReason, TaskInstanceState
 from liteflow.storage.history import TryInfo
+from liteflow.storage.moments import to_microseconds
 from liteflow.storage.statements import in_groups
-from liteflow.storage.tables import TASK_INSTANCE, TASK_TRY, to_microseconds
+from liteflow.storage.tables import TASK_INSTANCE, TASK_TRY
 from liteflow.storage.untrusted import checked, names
 
 _S = TaskInstanceState

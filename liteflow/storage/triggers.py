@@ -14,9 +14,10 @@ from sqlalchemy import Connection, delete, select
 
 from liteflow.states import EndReason, TaskInstanceState
 from liteflow.storage.functions import begins_with
+from liteflow.storage.moments import to_microseconds
 from liteflow.storage.recording import store_xcoms, text_for_database
 from liteflow.storage.statements import in_groups
-from liteflow.storage.tables import DAG, DAG_RUN, TASK_INSTANCE, TASK_TRY, XCOM, to_microseconds
+from liteflow.storage.tables import DAG, DAG_RUN, TASK_INSTANCE, TASK_TRY, XCOM
 
 TRIGGERED_KEY = "triggered_dag_run"
 """The XCom under which it is kept which run a task instance has begun."""

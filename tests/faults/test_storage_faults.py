@@ -20,7 +20,7 @@ import pytest
 
 from liteflow.storage import checking, recording, schema
 from liteflow.storage.history import open_history
-from liteflow.storage.tables import from_microseconds
+from liteflow.storage.moments import from_microseconds
 from tests.conftest import ROOT, Script, liteflow, states_of, wait_until
 
 FLOW = Path(__file__).with_name("storage_flow.py")

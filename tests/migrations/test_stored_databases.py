@@ -19,7 +19,7 @@ import pytest
 from liteflow.states import RunState, TaskInstanceState
 from liteflow.storage import checking, recording, schema
 from liteflow.storage.history import open_history
-from liteflow.storage.tables import from_microseconds
+from liteflow.storage.moments import from_microseconds
 from tests.conftest import ROOT, Script, descendants, liteflow, run_python, wait_until
 
 ASSETS = Path(__file__).parent / "assets"

@@ -10,13 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from liteflow import Dag, DagRun, ExecutorService, SkipTask, setup, task, teardown
+from liteflow import Dag, ExecutorService, SkipTask, setup, task, teardown
 from liteflow.errors import NotFoundError, ParamError, RunActiveError, RunConflictError, RunOwnedError, StorageError
 from tests.conftest import Script, liteflow, wait_until
+
+if TYPE_CHECKING:
+    from liteflow import DagRun  # slots import this file, and need no SQLAlchemy for it
 
 
 @pytest.fixture(autouse=True)

@@ -11,15 +11,18 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from liteflow import Dag, DagRun, ExecutorService, setup, task, teardown
+from liteflow import Dag, ExecutorService, setup, task, teardown
 from liteflow.errors import NotFoundError, RunConflictError, RunInterruptedError, RunOwnedError, StorageError
 from liteflow.execution.choosing import Chooser
 from liteflow.execution.jobs import Job, Outcome
 from tests.conftest import ROOT, Script, command, liteflow, wait_until
+
+if TYPE_CHECKING:
+    from liteflow import DagRun  # slots import this file, and need no SQLAlchemy for it
 
 Make = Callable[..., Script]
 

@@ -14,7 +14,6 @@ import pytest
 from liteflow import Dag, ExecutorService, Param, TriggerRule, task
 from liteflow.errors import LiteflowError
 from liteflow.operators import TriggerDagRunOperator
-from liteflow.storage.history import History, open_history
 from tests.conftest import ROOT, Script, lines_of, liteflow, states_of, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -76,6 +75,8 @@ def give(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def runs_of(db: str, dag_id: str) -> list[Any]:
+    from liteflow.storage.history import open_history  # slots import this file, and need no SQLAlchemy for it
+
     return open_history(db).runs(dag_id=dag_id)
 
 
@@ -274,4 +275,6 @@ def test_a_test_begins_no_run() -> None:
     assert run.state == "success"
     assert run.xcom("begin", "trigger_run_id") == "x"
     assert "no run of target is begun" in lines_of(run, "begin")[0]
+    from liteflow.storage.history import History
+
     assert isinstance(run.history, History)

@@ -216,6 +216,12 @@ def test_a_worker_and_all_that_it_imports_knows_no_database() -> None:
     assert not loaded & {"sqlalchemy", "alembic", "sqlite3", "click", "rich"}
 
 
+def test_what_a_script_with_a_service_imports_needs_no_database() -> None:
+    """Each slot imports that script."""
+    loaded = modules_after("from liteflow import Dag, ExecutorService, RunEvent, RunHandle, task")
+    assert not loaded & {"sqlalchemy", "alembic", "sqlite3", "click", "rich"}
+
+
 def test_import_liteflow_costs_neither_database_nor_command_line() -> None:
     loaded = modules_after("import liteflow; liteflow.Dag, liteflow.task")
     assert "liteflow.authoring.dag" in loaded

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from liteflow import Dag, DagRun, SkipTask, TaskGroup, setup, task, teardown
+from liteflow import Dag, SkipTask, TaskGroup, setup, task, teardown
 from liteflow.errors import DagError
 from tests.conftest import run_python, wait_until
 from tests.processes.semantics.conftest import Run, Submit
 from tests.processes.semantics.page import give, letters, node, outcome, wait_for
+
+if TYPE_CHECKING:
+    from liteflow import DagRun  # slots import this file, and need no SQLAlchemy for it
 
 pytestmark = pytest.mark.filterwarnings("ignore::liteflow.errors.DagWarning")
 
