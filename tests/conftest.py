@@ -82,6 +82,11 @@ def beside(db: str) -> Path:
     return Path(tempfile.gettempdir()) if "://" in db else Path(db).parent
 
 
+def told(db: str) -> str:
+    """How commands that work there name this database in what they propose."""
+    return db if "://" in db else Path(db).name
+
+
 def change(db: str, *statements: str, **values: Any) -> None:
     """Do to a database what the program never does, in one transaction: text of SQL, with `:name` for a value."""
     from sqlalchemy import text

@@ -44,7 +44,7 @@ class Recorded:
         cells: Cells | None = None,
     ) -> dict[tuple[str, int], int]:
         """Record a run whose task instances all succeeded, but for what `cells` says. Returns their keys."""
-        us = tables.to_microseconds(NOW)
+        us, second = tables.to_microseconds(NOW), literal(1_000_000, BigInteger)
         with self.database.write() as session:
             dag_pk = recording.record_dag(session, DagFacts("etl", None, (), "{}", None, "0" * 64), us)
             run_pk, pks = recording.create_run(
@@ -66,8 +66,8 @@ class Recorded:
                 .values(
                     state=S.SUCCESS,
                     try_number=1,
-                    started_at=literal(us, BigInteger) + (TI.c.map_index + 1) * 1_000_000,
-                    ended_at=literal(us, BigInteger) + (TI.c.map_index + 3) * 1_000_000,
+                    started_at=us + (TI.c.map_index + 1) * second,
+                    ended_at=us + (TI.c.map_index + 3) * second,
                 )
             )
             for key, values in (cells or {}).items():

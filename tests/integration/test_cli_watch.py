@@ -7,19 +7,19 @@ import os
 import random
 import re
 import socket
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import bindparam, case, func, select, update
 
 from liteflow.cli import watch as watching_command
 from liteflow.execution import following, watching
 from liteflow.execution.live import SHORTEST, picture
 from liteflow.execution.liveness import OwnLock
+from liteflow.execution.places import lock_directory
 from liteflow.execution.processes import start_time_of
 from liteflow.execution.watching import Tallies, Watch
 from liteflow.states import RunState
@@ -30,7 +30,8 @@ from liteflow.storage.history import DagRun, open_history
 from liteflow.storage.recording import DagFacts, TaskFacts
 from liteflow.storage.schema import open_database
 from liteflow.storage.watching import _CODES, _PLACES, state_codes, usual_duration
-from tests.conftest import command
+from tests import conftest
+from tests.conftest import beside, command, told
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 NOW_US = tables.to_microseconds(NOW)
@@ -41,7 +42,7 @@ def make_run(db: str, name: str, *, mapped: int = 5) -> DagRun:
     with open_database(db, create=True, pooled=False).write() as connection:
         dag_pk = recording.record_dag(connection, DagFacts("etl", None, (), "{}", "flow.py", "x"), 1)
         owner = recording.record_executor(connection, name, socket.gethostname(), start_time_of(os.getpid()), 1)
-        count = int(connection.exec_driver_sql("SELECT count(*) FROM liteflow_dag_run").scalar_one())
+        count = connection.execute(select(func.count()).select_from(tables.DAG_RUN)).scalar_one()
         pk, _ = recording.create_run(
             connection,
             dag_pk,
@@ -139,10 +140,13 @@ def test_tallies_are_those_of_all_rows_whatever_happened(db: str) -> None:
     run = make_run(db, "r1", mapped=1500)
     tallies, rng = Tallies(), random.Random(6)
     for _ in range(8):
-        changes = [(str(rng.choice(list(S))), rng.randrange(1500)) for _ in range(rng.choice([1, 40, 700]))]
+        changes = [
+            {"to": str(rng.choice(list(S))), "those": rng.randrange(1500)} for _ in range(rng.choice([1, 40, 700]))
+        ]
         with run.history.database.write() as connection:
-            connection.info[DRIVER].executemany(
-                "UPDATE liteflow_task_instance SET state = ? WHERE map_index = ?", changes
+            ti = tables.TASK_INSTANCE
+            connection.execute(
+                update(ti).where(ti.c.map_index == bindparam("those")).values(state=bindparam("to")), changes
             )
         with run.history.read() as connection:
             tallies.update(connection, run.pk)
@@ -155,6 +159,7 @@ def test_tallies_are_those_of_all_rows_whatever_happened(db: str) -> None:
             }
 
 
+@pytest.mark.sqlite("which way SQLite takes")
 def test_a_look_reads_one_byte_of_each_instance_by_its_index(run: DagRun) -> None:
     with run.history.read() as connection:
         assert len(state_codes(connection, run.pk)) == 7
@@ -165,12 +170,10 @@ def test_a_look_reads_one_byte_of_each_instance_by_its_index(run: DagRun) -> Non
             assert re.search("SEARCH liteflow_task_instance USING .*INDEX .*run_pk=", plan[0]), plan
 
 
-def test_a_state_that_there_is_not_is_refused(run: DagRun, tmp_path: Path) -> None:
+def test_a_state_that_there_is_not_is_refused(run: DagRun, db: str) -> None:
     change(run, "check", S.RUNNING)
-    with sqlite3.connect(run.history.database.path) as connection:
-        connection.execute("UPDATE liteflow_task_instance SET state = 'exploded' WHERE task_id = 'check'")
-    connection.close()
-    done = command("watch", "etl", "--db", "test.db", cwd=tmp_path)
+    conftest.change(db, "UPDATE liteflow_task_instance SET state = 'exploded' WHERE task_id = 'check'")
+    done = command("watch", "etl", "--db", db, cwd=beside(db))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
 
 
@@ -229,7 +232,7 @@ def test_the_picture_never_leaves_its_place(db: str) -> None:
     with run.history.database.write() as connection:
         pk = run.task_instance("check").pk
         recording.store_logs(connection, [(pk, 1, NOW_US, None, None, text) for text in ("a" * 5000, "日本" * 99)])
-        connection.exec_driver_sql("UPDATE liteflow_dag_run SET run_id = ?", ("r" * 200,))
+        connection.execute(update(tables.DAG_RUN).values(run_id="r" * 200))
     watch = Watch(run)
     watch.look(run.refresh())
     for width in (20, 40, 80, 120, 200):
@@ -254,8 +257,8 @@ def test_nothing_of_a_stranger_steers_the_terminal(run: DagRun) -> None:
     change(run, "count", S.FAILED, error=evil)
     with run.history.database.write() as connection:
         recording.store_logs(connection, [(run.task_instance("check").pk, 1, NOW_US, None, None, evil)])
-        connection.exec_driver_sql("UPDATE liteflow_task_instance SET task_id = task_id || ?", (evil,))
-        connection.exec_driver_sql("UPDATE liteflow_dag_run SET run_id = run_id || ?", (evil,))
+        for column in (tables.TASK_INSTANCE.c.task_id, tables.DAG_RUN.c.run_id):
+            connection.execute(update(column.table).values({column: column + evil}))
     text = "".join(drawn(run.refresh(), width=300))
     assert "\\x1b]0;owned\\x07" in text
     assert text.isprintable()
@@ -287,7 +290,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_changes_are_lines_and_the_exit_code_is_that_of_the_run(
-    run: DagRun, meanwhile: Callable[..., None], tmp_path: Path
+    run: DagRun, meanwhile: Callable[..., None], db: str
 ) -> None:
     change(run, "check", S.RUNNING)
     meanwhile(
@@ -295,7 +298,7 @@ def test_changes_are_lines_and_the_exit_code_is_that_of_the_run(
         lambda: change(run, "check", S.UP_FOR_RETRY, error="E: no"),
         lambda: (change(run, "check", S.FAILED, error="E: no", end_reason="error"), end(run, RunState.FAILED)),
     )
-    done = command("watch", "etl", "--db", "test.db", cwd=tmp_path)
+    done = command("watch", "etl", "--db", db, cwd=beside(db))
     assert [line[20:] for line in done.stdout.splitlines()] == [
         "etl/r1 running: 1 running, 6 pending",
         "check running",
@@ -304,35 +307,36 @@ def test_changes_are_lines_and_the_exit_code_is_that_of_the_run(
         "check failed (error) in 3.0 s: E: no",
         "etl/r1 failed in 1:30 min: 1 success, 1 failed, 5 pending",
     ]
-    assert (done.returncode, done.stderr) == (1, "more: liteflow show etl/r1 --db test.db\n")
+    assert (done.returncode, done.stderr) == (1, f"more: liteflow show etl/r1 --db {told(db)}\n")
 
 
-def test_a_run_that_succeeds_ends_it_with_0(run: DagRun, meanwhile: Callable[..., None], tmp_path: Path) -> None:
+def test_a_run_that_succeeds_ends_it_with_0(run: DagRun, meanwhile: Callable[..., None], db: str) -> None:
     meanwhile(lambda: None, lambda: end(run, RunState.SUCCESS))
-    done = command("watch", "etl", "--db", "test.db", cwd=tmp_path)
+    done = command("watch", "etl", "--db", db, cwd=beside(db))
     assert (done.returncode, done.stderr) == (0, "")
-    over = command("watch", "etl", "--db", "test.db", cwd=tmp_path)
+    over = command("watch", "etl", "--db", db, cwd=beside(db))
     assert (over.returncode, over.stderr) == (0, "")
     assert [line[20:] for line in over.stdout.splitlines()] == ["etl/r1 success in 1:30 min: 7 pending"]
 
 
-def test_a_mapped_task_has_a_line_for_each_tenth(db: str, meanwhile: Callable[..., None], tmp_path: Path) -> None:
+def test_a_mapped_task_has_a_line_for_each_tenth(db: str, meanwhile: Callable[..., None]) -> None:
     run = make_run(db, "r1", mapped=200)
 
     def some(start: int) -> Steps:
         def step() -> None:
             with run.history.database.write() as connection:
-                connection.exec_driver_sql(
-                    "UPDATE liteflow_task_instance SET state = CASE map_index % 2 WHEN 0 THEN 'success' ELSE 'failed' "
-                    "END, ended_at = ?, error = 'E: bad' WHERE map_index >= ? AND map_index < ?",
-                    (NOW_US, start, start + 5),
+                index = tables.TASK_INSTANCE.c.map_index
+                connection.execute(
+                    update(tables.TASK_INSTANCE)
+                    .where(index >= start, index < start + 5)
+                    .values(state=case((index % 2 == 0, "success"), else_="failed"), ended_at=NOW_US, error="E: bad")
                 )
 
         return step
 
     lock = OwnLock(run.history.database.path, "r1")
     meanwhile(*[some(start) for start in range(0, 200, 5)], lambda: end(run, RunState.FAILED))
-    done = command("watch", "etl", "--db", "test.db", cwd=tmp_path)
+    done = command("watch", "etl", "--db", db, cwd=beside(db))
     lock.release()
     lines = [line[20:] for line in done.stdout.splitlines()]
     progress = [line for line in lines if line.startswith("count [200]: ")]
@@ -342,10 +346,10 @@ def test_a_mapped_task_has_a_line_for_each_tenth(db: str, meanwhile: Callable[..
     assert len(lines) == 11 + 10 + 2
 
 
-def test_json_is_an_object_for_each_change(run: DagRun, meanwhile: Callable[..., None], tmp_path: Path) -> None:
+def test_json_is_an_object_for_each_change(run: DagRun, meanwhile: Callable[..., None], db: str) -> None:
     change(run, "check", S.RUNNING)
     meanwhile(lambda: change(run, "count", S.SUCCESS, index=2), lambda: end(run, RunState.SUCCESS))
-    done = command("watch", "etl", "--json", "--db", "test.db", cwd=tmp_path)
+    done = command("watch", "etl", "--json", "--db", db, cwd=beside(db))
     documents = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["kind"] for one in documents] == ["run", "task", "task", "run"]
     assert [one["state"] for one in documents] == ["running", "running", "success", "success"]
@@ -360,27 +364,27 @@ def test_json_is_an_object_for_each_change(run: DagRun, meanwhile: Callable[...,
 
 
 def test_an_owner_that_dies_ends_it_with_4(
-    run: DagRun, meanwhile: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: DagRun, meanwhile: Callable[..., None], db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "OWNER_LOOK_S", 0.0)
-    (lock_file,) = Path(f"{run.history.database.path}.locks").iterdir()
+    (lock_file,) = lock_directory(run.history.database.path).iterdir()
     meanwhile(lock_file.unlink)
-    done = command("watch", "etl", "--db", "test.db", cwd=tmp_path)
+    done = command("watch", "etl", "--db", db, cwd=beside(db))
     assert done.returncode == 4
     assert done.stdout.splitlines()[-1][20:] == "etl/r1 interrupted: 7 pending"
     assert done.stderr == (
-        "etl/r1 was interrupted: nothing drives it. Go on with: liteflow run flow.py --resume etl/r1 --db test.db\n"
+        f"etl/r1 was interrupted: nothing drives it. Go on with: liteflow run flow.py --resume etl/r1 --db {told(db)}\n"
     )
 
 
 def test_ctrl_c_ends_it_with_130_and_says_that_the_run_goes_on(
-    run: DagRun, meanwhile: Callable[..., None], tmp_path: Path
+    run: DagRun, meanwhile: Callable[..., None], db: str
 ) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     meanwhile(interrupt)
-    done = command("watch", "etl", "--db", "test.db", cwd=tmp_path)
+    done = command("watch", "etl", "--db", db, cwd=beside(db))
     assert (done.returncode, done.stderr) == (130, "stopped watching; etl/r1 goes on\n")
 
 
@@ -415,8 +419,8 @@ def test_it_is_read_again_only_when_something_was_committed_and_never_for_more_t
 
 
 @pytest.mark.parametrize(("args", "said"), [(["elt"], "did you mean 'etl'"), (["etl/x"], "no run or dag 'etl/x'")])
-def test_an_unknown_run(run: DagRun, args: list[str], said: str, tmp_path: Path) -> None:
-    done = command("watch", *args, "--db", "test.db", cwd=tmp_path)
+def test_an_unknown_run(run: DagRun, args: list[str], said: str, db: str) -> None:
+    done = command("watch", *args, "--db", db, cwd=beside(db))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert said in done.stderr
 

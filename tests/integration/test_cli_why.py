@@ -25,7 +25,7 @@ from liteflow.storage import recording, tables
 from liteflow.storage.history import open_history
 from liteflow.storage.recording import DagFacts, TaskFacts
 from liteflow.storage.schema import open_database
-from tests.conftest import beside, command
+from tests.conftest import beside, command, told
 
 REASON_KEYS = {
     "task_id",
@@ -422,7 +422,8 @@ def test_an_interrupted_run_says_that_nobody_drives_it_and_how_to_go_on(stage: S
         connection.execute(update(tables.EXECUTOR).values(ended_at=NOW))
     lines = stage.lines("etl/r1")
     assert lines[0].startswith("etl/r1 interrupted: ")
-    assert lines[1] == "nobody drives it; go on with: liteflow run '/home/me/my dag.py:etl' --resume r1 --db test.db"
+    going_on = f"liteflow run '/home/me/my dag.py:etl' --resume r1 --db {told(stage.path)}"
+    assert lines[1] == f"nobody drives it; go on with: {going_on}"
     assert "c queued: waits for its process: nobody drives the run" in lines
     assert "  a running: ran when its process died: nobody drives the run" in lines
 
@@ -430,7 +431,8 @@ def test_an_interrupted_run_says_that_nobody_drives_it_and_how_to_go_on(stage: S
 def test_a_run_that_nobody_took_waits_for_a_service(stage: Stage) -> None:
     stage.run("r1", {"a": {}}, state=RunState.QUEUED, executor_pk=None, started_at=None)
     lines = stage.lines("etl/r1")
-    assert lines[1] == "waits to be gone on with: liteflow run '/home/me/my dag.py:etl' --resume r1 --db test.db"
+    going_on = f"liteflow run '/home/me/my dag.py:etl' --resume r1 --db {told(stage.path)}"
+    assert lines[1] == f"waits to be gone on with: {going_on}"
     assert "a pending: waits for a service that knows the dag: nobody drives the run" in lines
 
 

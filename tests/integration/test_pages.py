@@ -190,6 +190,7 @@ def test_what_no_liteflow_writes_is_one_error(database: Database) -> None:
         read(run)
 
 
+@pytest.mark.sqlite("a column of PostgreSQL holds values of one type")
 @pytest.mark.parametrize("statement", ["UPDATE liteflow_xcom SET value = 'text'", "UPDATE liteflow_xcom SET value = 7"])
 def test_a_value_that_is_no_bytes_is_one_error(database: Database, statement: str) -> None:
     run = run_of(database, ONE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import pytest
 
 from liteflow import Dag, ExecutorService, get_current_context, task
 from liteflow.errors import DagError, LiteflowError
-from tests.conftest import Script, command, states_of, wait_until
+from tests.conftest import Script, change, command, states_of, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
@@ -272,14 +271,10 @@ def test_a_pool_that_is_deleted_while_tasks_wait_for_it_has_no_room(db: str, tmp
     with ExecutorService(db, max_workers=2, pools={"api": 1}) as service:
         handle = service.submit(dag)
         wait_until(lambda: pools_of(db)["api"][1] == 1, "one runs")
-        with sqlite3.connect(db) as connection:
-            connection.execute("DELETE FROM liteflow_pool")
-        connection.close()
+        change(db, "DELETE FROM liteflow_pool")
         go.touch()
         wait_until(lambda: states_of(handle.run) == {"wait_for": "success", "one": "queued"}, "the other one waits")
-        with sqlite3.connect(db) as connection:
-            connection.execute("INSERT INTO liteflow_pool (name, slots) VALUES ('api', 1)")
-        connection.close()
+        change(db, "INSERT INTO liteflow_pool (name, slots) VALUES ('api', 1)")
         assert handle.wait(timeout=30).state == "success"
 
 

@@ -517,9 +517,10 @@ def test_a_task_waits_for_its_past_while_a_service_may_take_that_up(held: Dag, t
 def test_a_take_up_that_cannot_be_recorded_is_told_and_tried_again(
     held: Dag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from liteflow.storage.engine import Database
+    from liteflow.storage.engine import Database, connect
 
-    write, failures = Database.write, [StorageError("the disk is full", path=held.db_path)]
+    kind = type(connect(held.db_path))
+    write, failures = kind.write, [StorageError("the disk is full", path=held.db_path)]
 
     @contextmanager
     def failing_once(self: Database, **more: bool) -> Iterator[Any]:
@@ -531,7 +532,7 @@ def test_a_take_up_that_cannot_be_recorded_is_told_and_tried_again(
     (tmp_path / "flag").touch()
     monkeypatch.setattr("liteflow.execution.recovery.REFUSED_S", 0.1)
     with ExecutorService(held.db_path, max_workers=1) as service:
-        monkeypatch.setattr(Database, "write", failing_once)
+        monkeypatch.setattr(kind, "write", failing_once)
         service.register(held)
         wait_until(lambda: held.latest_run().state == "success", "it is taken up")  # type: ignore[union-attr]
     assert not failures

@@ -532,9 +532,13 @@ def test_a_list_in_the_dag_that_has_grown(db: str, tmp_path: Path) -> None:
     assert mapped(1, 2, 4).resume("r", progress=False).state == "success"
 
 
-def test_a_run_that_is_not_there(db: str) -> None:
+@pytest.mark.sqlite("a database in a server is there beforehand")
+def test_a_database_that_is_not_there(db: str) -> None:
     with pytest.raises(StorageError, match="no such database"):
         changed(db, "one").resume("r", progress=False)
+
+
+def test_a_run_that_is_not_there(db: str) -> None:
     changed(db, "one").run(progress=False)
     with pytest.raises(NotFoundError, match="no run 'r' of dag 'changed'"):
         changed(db, "one").resume("r", progress=False)
