@@ -366,9 +366,9 @@ elif "LITEFLOW_SLOT" in os.environ:
 """
 
 
-def test_a_task_whose_file_never_ends_being_imported_can_be_cancelled(script: Callable[..., Script]) -> None:
+def test_a_task_whose_file_never_ends_being_imported_can_be_cancelled(script: Callable[..., Script], db: str) -> None:
     """It had taken its job, and had not said that it began: it was waited for, and stopping the service hung."""
-    ended = script(HANGS).run(timeout=40)
+    ended = script(HANGS.replace("hangs.db", db)).run(timeout=40)
     assert ended.stdout == "failed cancelled failed\n", ended.stderr
 
 
@@ -503,9 +503,9 @@ if __name__ == "__main__":
 
 
 def test_a_run_before_whose_host_was_killed_does_not_let_it_wait_for_ever(
-    script: Callable[..., Script], tmp_path: Path
+    script: Callable[..., Script], db: str, tmp_path: Path
 ) -> None:
-    made = script(PAST)
+    made = script(PAST.replace("past.db", db))
     held = made.start("1", HOLD="1")
     wait_until((tmp_path / "begun").exists, "it runs")
     held.kill()

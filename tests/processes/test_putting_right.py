@@ -409,10 +409,10 @@ with Dag("killed", db_path="test.db") as dag:
 
 
 @pytest.mark.parametrize("how", ["clear", "mark", "clear, killed again"])
-def test_an_interrupted_run_can_be_put_right(how: str, script: Callable[..., Script], tmp_path: Path) -> None:
+def test_an_interrupted_run_can_be_put_right(how: str, script: Callable[..., Script], db: str, tmp_path: Path) -> None:
     from liteflow.storage.history import open_history
 
-    script(KILLED, "killed.py")
+    script(KILLED.replace("test.db", db), "killed.py")
     starter = script("import sys; from liteflow.__main__ import main; sys.argv[0] = 'liteflow'; main()", "starter.py")
 
     def interrupt(*args: str) -> None:
@@ -423,7 +423,7 @@ def test_an_interrupted_run_can_be_put_right(how: str, script: Callable[..., Scr
         process.communicate()
 
     interrupt("run", "killed.py", "--run-id", "r")
-    history = open_history(tmp_path / "test.db")
+    history = open_history(db)
     run = history.find_run("killed/r")
     if how == "mark":
         assert run.mark("middle", "success") == 1

@@ -290,37 +290,37 @@ def kill_in_the_middle(made: Script, directory: Path) -> None:
     process.communicate()
 
 
-def test_a_run_whose_process_was_killed_goes_on(script: Make, tmp_path: Path) -> None:
-    made = script(KILLED)
+def test_a_run_whose_process_was_killed_goes_on(script: Make, db: str, tmp_path: Path) -> None:
+    made = script(KILLED.replace("flow.db", db))
     kill_in_the_middle(made, tmp_path)
-    shown = json.loads(command("show", "killed", "--db", "flow.db", "--json", cwd=tmp_path).stdout)
+    shown = json.loads(command("show", "killed", "--db", db, "--json", cwd=tmp_path).stdout)
     assert shown["interrupted"]
     (tmp_path / "go").touch()
     done = liteflow("run", str(made.path), "--resume", "r", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "killed/r success\n"), done.stderr
-    run = Dag.load("killed", str(tmp_path / "flow.db")).latest_run()
+    run = Dag.load("killed", db).latest_run()
     assert run is not None
     assert text(tmp_path / "said").split().count("first") == 1
     assert tries(run) == {"first": 1, "wait[0]": 2, "wait[1]": 2, "last": 1}
     assert {(one.state, one.end_reason) for one in run.tries()} == {("failed", "crashed")}
 
 
-def test_the_same_call_goes_on_with_an_interrupted_run(script: Make, tmp_path: Path) -> None:
-    made = script(KILLED)
+def test_the_same_call_goes_on_with_an_interrupted_run(script: Make, db: str, tmp_path: Path) -> None:
+    made = script(KILLED.replace("flow.db", db))
     kill_in_the_middle(made, tmp_path)
     (tmp_path / "go").touch()
     assert made.run().stdout == "success 3\n"
 
 
-def test_a_task_under_which_the_service_died_three_times_has_failed(script: Make, tmp_path: Path) -> None:
-    made = script(KILLED)
+def test_a_task_under_which_the_service_died_three_times_has_failed(script: Make, db: str, tmp_path: Path) -> None:
+    made = script(KILLED.replace("flow.db", db))
     for _ in range(3):
         kill_in_the_middle(made, tmp_path)
         for number in (1, 2):
             (tmp_path / f"begun{number}").unlink()
     done = liteflow("run", str(made.path), "--resume", "latest", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "killed/r failed\n"), done.stderr
-    run = Dag.load("killed", str(tmp_path / "flow.db")).latest_run()
+    run = Dag.load("killed", db).latest_run()
     assert run is not None
     assert states(run) == {
         "first": "success", "wait[0]": "failed", "wait[1]": "failed", "last": "upstream_failed",
@@ -350,15 +350,15 @@ if __name__ == "__main__":
 """
 
 
-def test_a_task_that_had_not_begun_when_the_service_died_is_not_to_blame(script: Make, tmp_path: Path) -> None:
+def test_a_task_that_had_not_begun_when_the_service_died_is_not_to_blame(script: Make, db: str, tmp_path: Path) -> None:
     """A host that was killed three times while its workers were still getting ready failed all that it had claimed."""
-    made = script(NEVER_BEGUN)
-    ExecutorService(tmp_path / "flow.db", max_workers=1).start().stop()  # so that there is something to look at
+    made = script(NEVER_BEGUN.replace("flow.db", db))
+    ExecutorService(db, max_workers=1).start().stop()  # so that there is something to look at
     for number in range(1, 5):
         process = made.start()
 
         def is_claimed(number: int = number) -> bool:
-            run = Dag("claimed", db_path=tmp_path / "flow.db").latest_run()
+            run = Dag("claimed", db_path=db).latest_run()
             one = None if run is None else run.task_instance("work")
             return one is not None and (one.state, one.try_number) == ("running", number)
 
@@ -369,15 +369,17 @@ def test_a_task_that_had_not_begun_when_the_service_died_is_not_to_blame(script:
     assert made.run().stdout == "success 5\n"
 
 
-def test_a_service_goes_on_with_interrupted_runs_of_the_dags_that_it_knows(script: Make, tmp_path: Path) -> None:
-    made = script(KILLED)
+def test_a_service_goes_on_with_interrupted_runs_of_the_dags_that_it_knows(
+    script: Make, db: str, tmp_path: Path
+) -> None:
+    made = script(KILLED.replace("flow.db", db))
     kill_in_the_middle(made, tmp_path)
     (tmp_path / "go").touch()
     service = script(
         f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom liteflow import ExecutorService\n"
         f"import {made.path.stem} as flows\n"
         "if __name__ == '__main__':\n"
-        "    with ExecutorService('flow.db', dags=[flows.dag]):\n"
+        f"    with ExecutorService({db!r}, dags=[flows.dag]):\n"
         "        while not flows.dag.latest_run().state.is_terminal:\n"
         "            pass\n"
         "    print(flows.dag.latest_run().state)\n",
@@ -386,13 +388,13 @@ def test_a_service_goes_on_with_interrupted_runs_of_the_dags_that_it_knows(scrip
     assert service.run().stdout == "success\n"
 
 
-def stop_at_rest(process: subprocess.Popen[str], directory: Path) -> None:
+def stop_at_rest(process: subprocess.Popen[str], directory: Path, db: str) -> None:
     """Stop the owner of the two tasks that wait, once it has recorded that they do: not with the write lock in hand."""
 
     def have_started() -> bool:
-        if not (directory / "flow.db").exists():
+        if "://" not in db and not os.path.exists(db):
             return False
-        run = Dag.load("killed", str(directory / "flow.db")).latest_run()
+        run = Dag.load("killed", db).latest_run()
         waiting = [one for one in run.task_instances() if one.task_id == "wait"] if run is not None else []
         return len(waiting) == 2 and all(one.started_at is not None for one in waiting)
 
@@ -402,8 +404,8 @@ def stop_at_rest(process: subprocess.Popen[str], directory: Path) -> None:
     os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)  # until all of its threads are
 
 
-def test_the_run_of_a_living_process_is_not_taken(script: Make, tmp_path: Path) -> None:
-    made = script(KILLED)
+def test_the_run_of_a_living_process_is_not_taken(script: Make, db: str, tmp_path: Path) -> None:
+    made = script(KILLED.replace("flow.db", db))
     process = made.start()
     wait_until((tmp_path / "begun1").exists, "a task runs")
     refused = liteflow("run", str(made.path), "--resume", "r", cwd=tmp_path)
@@ -414,10 +416,10 @@ def test_the_run_of_a_living_process_is_not_taken(script: Make, tmp_path: Path) 
     assert process.communicate(timeout=60)[0] == "success 3\n"
 
 
-def test_a_stopped_owner_is_reported_and_can_be_robbed(script: Make, tmp_path: Path) -> None:
-    made = script(KILLED)
+def test_a_stopped_owner_is_reported_and_can_be_robbed(script: Make, db: str, tmp_path: Path) -> None:
+    made = script(KILLED.replace("flow.db", db))
     process = made.start()
-    stop_at_rest(process, tmp_path)
+    stop_at_rest(process, tmp_path, db)
     try:
         (tmp_path / "go").touch()
         refused = liteflow("run", str(made.path), "--resume", "r", cwd=tmp_path)
@@ -429,20 +431,20 @@ def test_a_stopped_owner_is_reported_and_can_be_robbed(script: Make, tmp_path: P
         process.send_signal(signal.SIGCONT)
     out, err = process.communicate(timeout=60)
     assert (out, process.returncode) == ("success 3\n", 0), err
-    run = Dag.load("killed", str(tmp_path / "flow.db")).latest_run()
+    run = Dag.load("killed", db).latest_run()
     assert run is not None
     assert text(tmp_path / "said").split().count("last") == 1
     assert tries(run)["last"] == 1
     assert {one.end_reason for one in run.tries()} == {"lost"}
 
 
-def test_who_else_drives_the_run_is_said(script: Make, tmp_path: Path) -> None:
-    made = script(KILLED)
+def test_who_else_drives_the_run_is_said(script: Make, db: str, tmp_path: Path) -> None:
+    made = script(KILLED.replace("flow.db", db))
     process = made.start()
-    stop_at_rest(process, tmp_path)
+    stop_at_rest(process, tmp_path, db)
     told = f"run r is driven by process {process.pid} on {socket.gethostname()}, which is stopped (SIGSTOP)"
     try:
-        cancelled = command("cancel", "killed/r", "--db", "flow.db", cwd=tmp_path)
+        cancelled = command("cancel", "killed/r", "--db", db, cwd=tmp_path)
         assert f"process {process.pid}, which drives it, is stopped (SIGSTOP)" in cancelled.stderr
         with open(tmp_path / "errors", "w") as errors:
             second = subprocess.Popen(
@@ -544,13 +546,13 @@ def test_a_run_that_is_not_there(db: str) -> None:
         changed(db, "one").resume("r", progress=False)
 
 
-def test_an_interrupted_run_can_be_cancelled(script: Make, tmp_path: Path) -> None:
-    made = script(KILLED)
+def test_an_interrupted_run_can_be_cancelled(script: Make, db: str, tmp_path: Path) -> None:
+    made = script(KILLED.replace("flow.db", db))
     kill_in_the_middle(made, tmp_path)
-    done = command("cancel", "killed", "--db", "flow.db", cwd=tmp_path)
+    done = command("cancel", "killed", "--db", db, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
     assert "is cancelled now" in done.stderr
-    run = Dag.load("killed", str(tmp_path / "flow.db")).latest_run()
+    run = Dag.load("killed", db).latest_run()
     assert run is not None
     assert (run.state, run.end_reason) == ("failed", "cancelled")
     assert states(run)["last"] == "skipped"

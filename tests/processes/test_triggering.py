@@ -84,40 +84,38 @@ def error_of(run: Any, task_id: str) -> str:
     return str(run.task_instance(task_id).error)
 
 
-def test_a_file_with_two_dags_runs_to_the_end_of_what_its_run_began(script: Callable[..., Script]) -> None:
+def test_a_file_with_two_dags_runs_to_the_end_of_what_its_run_began(script: Callable[..., Script], db: str) -> None:
     file = script(TWO_DAGS)
-    ran = liteflow("run", f"{file.path}:source", "--run-id", "one", cwd=file.path.parent)
+    ran = liteflow("run", f"{file.path}:source", "--run-id", "one", "--db", db, cwd=file.path.parent)
     assert ran.returncode == 0, ran.stderr
-    (begun,) = runs_of(str(file.path.parent / "liteflow.db"), "target")
+    (begun,) = runs_of(db, "target")
     assert begun.state == "success"
     assert f"run target/{begun.run_id}, which a task has begun: success" in ran.stderr
     assert lines_of(begun) == ["conf {'a': 1, 'b': 'one'} params {'a': 1, 'b': 'one'}"]
-    assert begun.run_id in runs_of(str(file.path.parent / "liteflow.db"), "source")[0].xcom("begin", "trigger_run_id")
+    assert begun.run_id in runs_of(db, "source")[0].xcom("begin", "trigger_run_id")
 
 
-def kill_service_of(file: Script, dag_id: str, is_time: Callable[[str], bool]) -> str:
-    """Run a dag of the file, and kill its service when it is time; the database."""
+def kill_service_of(file: Script, dag_id: str, db: str, is_time: Callable[[str], bool]) -> None:
+    """Run a dag of the file, and kill its service when it is time."""
     directory = file.path.parent
-    db = str(directory / "liteflow.db")
     process = subprocess.Popen(
-        [sys.executable, "-m", "liteflow", "run", "-q", f"{file.path}:{dag_id}", "--run-id", "one"],
+        [sys.executable, "-m", "liteflow", "run", "-q", f"{file.path}:{dag_id}", "--run-id", "one", "--db", db],
         cwd=directory,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_until(lambda: os.path.exists(db) and is_time(db), "it is time")
+    wait_until(lambda: ("://" in db or os.path.exists(db)) and is_time(db), "it is time")
     process.send_signal(signal.SIGKILL)
     process.wait()
     (directory / "go").touch()
-    return db
 
 
-def test_a_try_after_a_killed_service_begins_no_second_run(script: Callable[..., Script]) -> None:
+def test_a_try_after_a_killed_service_begins_no_second_run(script: Callable[..., Script], db: str) -> None:
     file = script(TWO_DAGS)
-    db = kill_service_of(file, "late", _is_begun)
-    ran = liteflow("run", f"{file.path}:late", "--resume", "one", cwd=file.path.parent)
+    kill_service_of(file, "late", db, _is_begun)
+    ran = liteflow("run", f"{file.path}:late", "--resume", "one", "--db", db, cwd=file.path.parent)
     assert ran.returncode == 0, ran.stderr
     (begun,) = runs_of(db, "target")
     (source,) = runs_of(db, "late")
@@ -126,10 +124,12 @@ def test_a_try_after_a_killed_service_begins_no_second_run(script: Callable[...,
     assert source.xcom("begin", "trigger_run_id") == begun.run_id
 
 
-def test_a_run_that_is_waited_for_goes_on_with_the_one_that_waits(script: Callable[..., Script]) -> None:
+def test_a_run_that_is_waited_for_goes_on_with_the_one_that_waits(script: Callable[..., Script], db: str) -> None:
     file = script(TWO_DAGS)
-    db = kill_service_of(file, "waits", _is_waited_for)
-    ran = liteflow("run", f"{file.path}:waits", "--resume", "one", cwd=file.path.parent)  # at once, not after 60 s
+    kill_service_of(file, "waits", db, _is_waited_for)
+    ran = liteflow(
+        "run", f"{file.path}:waits", "--resume", "one", "--db", db, cwd=file.path.parent
+    )  # at once, not after 60 s
     assert ran.returncode == 0, ran.stderr
     assert [run.state for run in runs_of(db, "slow")] == ["success"]
 
