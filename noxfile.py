@@ -84,13 +84,21 @@ SEMANTICS = (
 )
 """What a dag means, which is the same on every engine and in every database."""
 
+RUNS = tuple(
+    f"tests/processes/test_{name}.py"
+    for name in ("pools_and_limits", "putting_right", "recovery", "running", "triggering")
+)
+"""Real runs: of one service and of several, to their end, killed and gone on with, put right."""
+
 
 @nox.session(python="3.11")
 def postgres(session: nox.Session) -> None:
-    """Storage, commands and semantics on PostgreSQL, which must be here (Debian: apt-get install postgresql)."""
+    """Storage, commands, runs and semantics on PostgreSQL, which must be here (Debian: apt-get install postgresql)."""
     session.install("-e", ".[dev]")
     env = {"LITEFLOW_NEEDS_POSTGRES": "1", "LITEFLOW_TEST_DATABASE": "postgresql"}
-    session.run("python", "-m", "pytest", "-n", "auto", "tests/integration", *SEMANTICS, *session.posargs, env=env)
+    session.run(
+        "python", "-m", "pytest", "-n", "auto", "tests/integration", *RUNS, *SEMANTICS, *session.posargs, env=env
+    )
 
 
 @nox.session(python="3.11")

@@ -76,11 +76,11 @@ def work(number):
     open(f"begun.{{os.getppid()}}", "a").close()
     {body}
 
-with Dag("sharer", db_path="shared.db") as dag:
+with Dag("sharer", db_path={db!r}) as dag:
     work.expand(number=list(range({count})))
 
 if __name__ == "__main__":
-    with ExecutorService("shared.db", max_workers=2, pools={{"api": 2}}) as service:
+    with ExecutorService({db!r}, max_workers=2, pools={{"api": 2}}) as service:
         print(service.submit(dag).wait().state)
 """
 
@@ -88,25 +88,24 @@ HOLD = "import threading; threading.Event().wait(120)"
 
 
 @contextmanager
-def holding(script: Callable[..., Script], slots: int, count: int) -> Iterator[subprocess.Popen[str]]:
+def holding(script: Callable[..., Script], db: str, slots: int, count: int) -> Iterator[subprocess.Popen[str]]:
     """Another process whose tasks hold both slots of the pool; it is killed at the end."""
-    made = script(SHARER.format(slots=slots, body=HOLD, count=count), "holder.py")
+    made = script(SHARER.format(db=db, slots=slots, body=HOLD, count=count), "holder.py")
     process = made.start()
     try:
         wait_until(lambda: list(made.path.parent.glob("begun.*")), "the first task runs")
-        wait_until(lambda: pools_of(str(made.path.parent / "shared.db")) == {"api": (2, 2)}, "both slots are taken")
+        wait_until(lambda: pools_of(db) == {"api": (2, 2)}, "both slots are taken")
         yield process
     finally:
         process.kill()
         process.communicate()
 
 
-def test_slots_of_a_killed_service_are_free_for_others(script: Callable[..., Script], tmp_path: Path) -> None:
+def test_slots_of_a_killed_service_are_free_for_others(script: Callable[..., Script], db: str) -> None:
     """Nothing is ever given back: what counts are the claims of services that live."""
-    db = str(tmp_path / "shared.db")
     with Dag("heir", db_path=db) as dag:
         one.override(pool="api", pool_slots=2)()
-    with holding(script, slots=1, count=2) as holder, ExecutorService(db, max_workers=2) as service:
+    with holding(script, db, slots=1, count=2) as holder, ExecutorService(db, max_workers=2) as service:
         handle = service.submit(dag)
         wait_until(lambda: states_of(handle.run) == {"one": "queued"}, "it waits for the pool")
         holder.kill()
@@ -116,12 +115,11 @@ def test_slots_of_a_killed_service_are_free_for_others(script: Callable[..., Scr
         assert pools_of(db)["api"] == (2, 0)
 
 
-def test_slots_that_a_stopped_service_holds_are_not_given_away(script: Callable[..., Script], tmp_path: Path) -> None:
-    db = str(tmp_path / "shared.db")
+def test_slots_that_a_stopped_service_holds_are_not_given_away(script: Callable[..., Script], db: str) -> None:
     with Dag("heir", db_path=db) as dag:
         one.override(pool="api")()
         one.override(task_id="free")()
-    with holding(script, slots=2, count=1) as holder, ExecutorService(db, max_workers=2) as service:
+    with holding(script, db, slots=2, count=1) as holder, ExecutorService(db, max_workers=2) as service:
         holder.send_signal(signal.SIGSTOP)
         handle = service.submit(dag)
         wait_until(lambda: states_of(handle.run)["free"] == "success", "what needs no pool goes on")
@@ -139,15 +137,17 @@ INSIDE = """
 """
 
 
-def test_two_services_never_have_more_of_a_pool_than_there_is(script: Callable[..., Script], tmp_path: Path) -> None:
+def test_two_services_never_have_more_of_a_pool_than_there_is(
+    script: Callable[..., Script], db: str, tmp_path: Path
+) -> None:
     """Each task takes the whole pool and fails if another is inside."""
-    sharer = script(SHARER.format(slots=2, body=INSIDE.strip(), count=60))
+    sharer = script(SHARER.format(db=db, slots=2, body=INSIDE.strip(), count=60))
     both = [sharer.start(), sharer.start()]
     said = [process.communicate(timeout=60) for process in both]
     assert [out for out, _ in said] == ["success\n", "success\n"], said
     assert (tmp_path / "log").read_text() == "x" * 2 * 60 * 3
     assert len(list(tmp_path.glob("begun.*"))) == 2, "both have run some"
-    assert pools_of(str(tmp_path / "shared.db"))["api"] == (2, 0)
+    assert pools_of(db)["api"] == (2, 0)
 
 
 # One service
