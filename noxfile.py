@@ -86,7 +86,11 @@ SEMANTICS = (
 
 RUNS = tuple(
     f"tests/processes/test_{name}.py"
-    for name in ("pools_and_limits", "putting_right", "recovery", "running", "triggering")
+    for name in (
+        *("bash", "callbacks", "copied_runs", "dag_templates_run", "embedding", "external_task", "faults", "foreign"),
+        *("guest_nested", "hostile", "mixed", "operators_run", "pools_and_limits", "pulling_run", "putting_right"),
+        *("recovery", "retention", "running", "sensors", "templates_run", "threads", "triggering"),
+    )
 )
 """Real runs: of one service and of several, to their end, killed and gone on with, put right."""
 

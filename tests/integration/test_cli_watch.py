@@ -367,7 +367,7 @@ def test_an_owner_that_dies_ends_it_with_4(
     run: DagRun, meanwhile: Callable[..., None], db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "OWNER_LOOK_S", 0.0)
-    (lock_file,) = lock_directory(run.history.database.path).iterdir()
+    (lock_file,) = lock_directory(run.history.database.path).glob("*.lock")
     meanwhile(lock_file.unlink)
     done = command("watch", "etl", "--db", db, cwd=beside(db))
     assert done.returncode == 4

@@ -356,6 +356,7 @@ def test_a_queued_run_whose_process_is_gone_goes_on(script: Callable[..., Script
     assert len(dag.runs()) == 1
 
 
+@pytest.mark.sqlite("about the file of the database")
 @pytest.mark.parametrize("how", ["removed", "replaced"])
 def test_a_database_that_is_taken_away_is_noticed(db: str, tmp_path: Path, how: str) -> None:
     with Dag("taken", db_path=db) as dag:

@@ -161,17 +161,19 @@ def test_runs_of_a_greater_priority_go_first_in_each_engine(db: str, tmp_path: P
     assert [one.task_id for one in order] == names
 
 
-def test_max_active_tasks_counts_both(db: str) -> None:
+def test_max_active_tasks_counts_both(db: str, tmp_path: Path) -> None:
     with Dag("limit", db_path=db, max_active_tasks=1) as dag:
         for number in range(4):
-            one_at_a_time.override(task_id=f"a{number}", executor=("threads", "processes")[number % 2])(db)
+            one_at_a_time.override(task_id=f"a{number}", executor=("threads", "processes")[number % 2])(
+                str(tmp_path / "alone")
+            )
     assert dag.run(progress=False).state == "success"
 
 
 @task
-def one_at_a_time(db: str) -> None:
-    os.close(os.open(f"{db}.alone", os.O_CREAT | os.O_EXCL))
-    os.unlink(f"{db}.alone")
+def one_at_a_time(path: str) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    os.unlink(path)
 
 
 def test_many_tiny_tasks_of_both(db: str) -> None:

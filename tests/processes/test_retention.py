@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from liteflow import Dag, ExecutorService, task
 from liteflow.errors import StorageError
@@ -19,6 +19,7 @@ from liteflow.states import RunState
 from liteflow.storage import pruning
 from liteflow.storage.checking import check
 from liteflow.storage.schema import open_database
+from liteflow.storage.tables import EXECUTOR
 from tests.conftest import Script, command, liteflow, wait_until
 from tests.pasts import dead_executor, make_run, run_ids
 
@@ -40,8 +41,8 @@ def dag_of(db: str, **options: Any) -> Dag:
 
 
 def ids_in(db: str) -> list[str]:
-    with closing(sqlite3.connect(db)) as connection:
-        return [name for (name,) in connection.execute("SELECT run_id FROM liteflow_dag_run ORDER BY created_at, id")]
+    with closing(open_database(db)) as database:
+        return run_ids(database)
 
 
 def past_of(db: str, *days_ago: float, **options: Any) -> None:
@@ -117,14 +118,14 @@ def test_runs_whose_handles_are_held_can_still_be_waited_for(db: str) -> None:
 
 def test_what_does_not_fit_into_the_time_is_left_for_the_next_run(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     past_of(db, 3, 2, mapped=2_000)
-    monkeypatch.setattr(retention, "AT_END_S", 0.0)
-    monkeypatch.setattr(retention, "SHARE_AT_END", 0.0)
     dag = dag_of(db, retain_runs=1)
-    began = time.monotonic()
-    dag.run(run_id="new", max_workers=1)
-    assert time.monotonic() - began < 30
-    assert ids_in(db)[-2:] == ["old2", "new"], "there was time for what is done between two turns, at the most"
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "AT_END_S", 0.0)
+        patch.setattr(retention, "SHARE_AT_END", 0.0)
+        began = time.monotonic()
+        dag.run(run_id="new", max_workers=1)
+        assert time.monotonic() - began < 30
+        assert ids_in(db)[-2:] == ["old2", "new"], "there was time for what is done between two turns, at the most"
     wait_until(lambda: dag.run(max_workers=1) and len(ids_in(db)) == 1, "the next runs finish it")
     assert check(db) == []
 
@@ -144,6 +145,7 @@ def test_an_error_is_a_warning_and_the_run_went_well(
     assert ids_in(db) == ["old3", "old2", "new"]
 
 
+@pytest.mark.sqlite("about the file of the database")
 def test_the_file_stays_small(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "FREE_PAGES", 16)
     past_of(db, 3, value=b"x" * 1_000_000)
@@ -158,8 +160,8 @@ def test_rows_of_executors_do_not_grow_for_ever(db: str, monkeypatch: pytest.Mon
     dag = dag_of(db, retain_runs=1)
     for _ in range(3):
         dag.run(max_workers=1)
-    with closing(sqlite3.connect(db)) as connection:
-        assert connection.execute("SELECT count(*) FROM liteflow_executor").fetchone()[0] < 3
+    with closing(open_database(db)) as database, database.read() as connection:
+        assert len(connection.execute(select(EXECUTOR.c.id)).all()) < 3
 
 
 def test_what_a_dag_said_is_recorded_and_loaded(db: str) -> None:
