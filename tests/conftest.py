@@ -43,7 +43,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 ON_POSTGRES = os.environ.get("LITEFLOW_TEST_DATABASE", "").startswith("postgresql")
-"""Whether the tests that take `db` are to run on PostgreSQL; then no others are run."""
+"""Whether the tests that take `db` are to run on PostgreSQL; then few others are run."""
 
 
 @pytest.fixture
@@ -64,13 +64,17 @@ SEMANTICS = (ROOT / "tests/processes/semantics", ROOT / "tests/processes/test_sa
 """Where tests have their databases of `tests.engines`."""
 
 
+TAKEN = frozenset({"db", "own_postgres", "postgres", "postgres_db"})
+"""Fixtures of those that are run on PostgreSQL."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On PostgreSQL only what takes `db`, or is about semantics, and is not about the file of SQLite."""
+    """On PostgreSQL only what takes `db` or a server, or is about semantics, and is not about the file of SQLite."""
     if not ON_POSTGRES:
         return
     kept, others = [], []
     for item in items:
-        takes = "db" in getattr(item, "fixturenames", ()) or any(map(item.path.is_relative_to, SEMANTICS))
+        takes = not TAKEN.isdisjoint(getattr(item, "fixturenames", ())) or any(map(item.path.is_relative_to, SEMANTICS))
         wanted = takes and item.get_closest_marker("sqlite") is None
         (kept if wanted else others).append(item)
     config.hook.pytest_deselected(items=others)

@@ -107,6 +107,15 @@ def user_of_server() -> tuple[int, int] | None:
     raise RuntimeError("a PostgreSQL server cannot run as root, and there is no user postgres or nobody")
 
 
+def _remove_locks(url: str) -> None:
+    """Remove the lock files of a database that nobody uses any more: they lie in a directory of this machine."""
+    from liteflow.execution.places import lock_directory
+    from liteflow.storage.engine import told_path
+
+    for one in (url, re.sub(r":[^:@/]+@", "@", url)):  # with the password, and without
+        shutil.rmtree(lock_directory(told_path(one)), ignore_errors=True)
+
+
 class Server:
     """A running server, for as long as this process lives or until it is left. `directory`: where its guard is met."""
 
@@ -160,6 +169,7 @@ class Server:
                 self._spare.append(name)
             else:
                 self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            _remove_locks(self.url(name))
 
     def _is_emptied(self, name: str) -> bool:
         """Whether it has what the template has, and no rows and no clients any more."""
