@@ -31,8 +31,8 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are CPUs: half of the tests' time is waiting for other processes."""
-    return usable_cpus() + 1
+    """Two more than there are CPUs: half of the tests' time is waiting for other processes."""
+    return usable_cpus() + 2
 
 
 @pytest.fixture(autouse=True)

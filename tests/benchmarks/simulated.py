@@ -84,6 +84,9 @@ class PretendedWorkers:
     def hold_locks(self, directory: str, token: str) -> None:
         """No process is left behind."""
 
+    def live_until(self, at: float) -> None:
+        return  # they have no life of their own
+
     def replace_no_more(self) -> None:
         """Nothing is ever replaced."""
 
