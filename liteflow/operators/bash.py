@@ -139,6 +139,8 @@ def _followed(process: subprocess.Popen[bytes], encoding: str) -> str:
         process.kill()
         process.wait()
         if process.stdout is not None:
+            if not _is_in_thread():  # else the task is over, and nothing of it is recorded any more
+                _pass_rest_on(process.stdout.fileno())
             process.stdout.close()
         raise
 
@@ -199,6 +201,15 @@ def _pass_on(process: subprocess.Popen[bytes], encoding: str) -> str:
         last.feed(piece)
     process.stdout.close()
     return last.text(encoding)
+
+
+def _pass_rest_on(source: int) -> None:
+    """Write on what a command that was killed had still written: no more than the pipe held, whoever else writes."""
+    os.set_blocking(source, False)
+    left = _PIPE_BYTES
+    while left > 0 and (piece := _read(source)):
+        left -= len(piece)
+        _write(piece)
 
 
 class _LastLine:

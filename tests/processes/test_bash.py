@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from liteflow import Dag, ExecutorService, get_current_context, task
-from liteflow.errors import InvalidOptionError
-from liteflow.operators import BashOperator
+from liteflow.errors import InvalidOptionError, TaskKilled
+from liteflow.operators import BashOperator, bash
 from tests.conftest import descendants, lines_of, states_of, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -244,11 +244,26 @@ def test_cancel_ends_the_command_and_all_that_it_started(db: str, operator: bool
     with ExecutorService(db, max_workers=2) as service:
         handle = service.submit(dag)
         wait_until(lambda: living("sleep 74") and living("sleep 72"), "all of it runs")
+        wait_until(lambda: "begun" in lines_of(handle.run), "what it wrote is passed on")
         handle.cancel()
         run = handle.wait(timeout=30)
         assert not any(living(f"sleep {number}") for number in range(71, 75)), "gone when the run is over"
     assert (run.state, run.end_reason) == ("failed", "cancelled")
     assert "begun" in lines_of(run)
+
+
+def test_what_a_killed_command_had_written_is_passed_on(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def be_killed(process: subprocess.Popen[bytes], _encoding: str) -> str:
+        process.wait()
+        raise TaskKilled("before it was read")
+
+    monkeypatch.setattr(bash, "_pass_on", be_killed)
+    process = subprocess.Popen(["sh", "-c", "echo begun; kill -9 $$"], stdout=subprocess.PIPE)
+    with pytest.raises(TaskKilled):
+        bash._followed(process, "utf-8")
+    assert capfd.readouterr().out == "begun\n"
 
 
 def test_what_a_failed_command_left_is_gone_before_the_next_try(db: str) -> None:
