@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -215,14 +216,22 @@ def test_what_a_command_leaves_in_the_background_does_not_hold_it_up(db: str, tm
     assert "over" in lines_of(run, "talks")
 
 
-FAMILY = "sleep 71 & (setsid sleep 72 &) ; nohup sleep 73 >&- 2>&- & bash -c 'sleep 74; true'"
+def family() -> str:
+    """A command that starts what `member` names. Other tests, in other processes, look for others."""
+    one, two, three, four = map(member, range(1, 5))
+    return f"{one} & (setsid {two} &) ; nohup {three} >&- 2>&- & bash -c '{four}; true'"
+
+
+def member(number: int) -> str:
+    """The command line of one of the family: none that ran at the same time has its like."""
+    return f"sleep 7{number}.{os.getpid():07}"
 
 
 @pytest.mark.parametrize("trap", ["", "trap '' TERM; "], ids=["plain", "ignores SIGTERM"])
 @pytest.mark.skipif(sys.platform != "linux", reason="what leaves the session is found on Linux only")
 def test_a_timeout_ends_the_command_and_all_that_it_started(db: str, trap: str) -> None:
     with Dag("timeout", db_path=db) as dag:
-        sh.override(timeout=0.5, kill_grace_s=0.3)(f"echo begun; {trap}{FAMILY}")
+        sh.override(timeout=0.5, kill_grace_s=0.3)(f"echo begun; {trap}{family()}")
         one()
     before = descendants()
     run = dag.run(progress=False, max_workers=2)
@@ -230,12 +239,12 @@ def test_a_timeout_ends_the_command_and_all_that_it_started(db: str, trap: str) 
     assert run.task_instance("sh").error == "TaskKilled: took longer than its timeout of 0.5 s"
     assert "begun" in lines_of(run, "sh")
     assert not descendants() - before
-    assert not any(living(f"sleep {number}") for number in range(71, 75))
+    assert not any(living(member(number)) for number in range(1, 5))
 
 
 @pytest.mark.parametrize("operator", [False, True], ids=["decorated", "operator"])
 def test_cancel_ends_the_command_and_all_that_it_started(db: str, operator: bool) -> None:
-    command = f"echo begun; {FAMILY}"
+    command = f"echo begun; {family()}"
     with Dag("cancel", db_path=db) as dag:
         if operator:
             BashOperator(task_id="sh", bash_command=command, kill_grace_s=0.3)
@@ -243,11 +252,11 @@ def test_cancel_ends_the_command_and_all_that_it_started(db: str, operator: bool
             sh.override(kill_grace_s=0.3)(command)
     with ExecutorService(db, max_workers=2) as service:
         handle = service.submit(dag)
-        wait_until(lambda: living("sleep 74") and living("sleep 72"), "all of it runs")
+        wait_until(lambda: living(member(4)) and living(member(2)), "all of it runs")
         wait_until(lambda: "begun" in lines_of(handle.run), "what it wrote is passed on")
         handle.cancel()
         run = handle.wait(timeout=30)
-        assert not any(living(f"sleep {number}") for number in range(71, 75)), "gone when the run is over"
+        assert not any(living(member(number)) for number in range(1, 5)), "gone when the run is over"
     assert (run.state, run.end_reason) == ("failed", "cancelled")
     assert "begun" in lines_of(run)
 
